@@ -1,0 +1,106 @@
+package telemetry
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// checkTimeout bounds one answer of /readyz. A check that takes longer to find
+// out keeps what it found last and answers with that.
+const checkTimeout = 2 * time.Second
+
+// Checks are the conditions under which a process is ready for traffic. The
+// zero value is usable and not ready; methods may be called concurrently.
+type Checks struct {
+	mu    sync.Mutex // guards names and ready
+	names []string
+	ready map[string]func(context.Context) error
+}
+
+// Add registers a check, or replaces the one of that name. ready returns nil
+// when the part is ready, else why not, in words that may be public: the
+// gateway shows them on its public address.
+func (c *Checks) Add(name string, ready func(context.Context) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ready == nil {
+		c.ready = map[string]func(context.Context) error{}
+	}
+	if c.ready[name] == nil {
+		c.names = append(c.names, name)
+	}
+	c.ready[name] = ready
+}
+
+// CheckState is what one check said.
+type CheckState struct {
+	Name  string `json:"name"`
+	Ready bool   `json:"ready"`
+	// Reason says why it is not ready.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Run asks all checks at the same time and returns what they say, in the order
+// in which they were added, and whether all are ready. Without any check the
+// process is not ready: it is still starting. It waits for every check, so a
+// check must return when its context ends (2s).
+func (c *Checks) Run(ctx context.Context) (states []CheckState, ready bool) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	c.mu.Lock()
+	states = make([]CheckState, len(c.names))
+	var asking sync.WaitGroup
+	for i, name := range c.names {
+		ask := c.ready[name]
+		asking.Go(func() {
+			states[i] = CheckState{Name: name, Ready: true}
+			if err := ask(ctx); err != nil {
+				states[i] = CheckState{Name: name, Reason: err.Error()}
+			}
+		})
+	}
+	c.mu.Unlock()
+	asking.Wait()
+	ready = len(states) > 0
+	for _, s := range states {
+		ready = ready && s.Ready
+	}
+	return states, ready
+}
+
+// ServeHTTP is /readyz: 200 when every check is ready, else 503. The body names
+// each check and its state:
+//
+//	{"ready":false,"checks":[{"name":"nats","ready":false,"reason":"disconnected"}]}
+func (c *Checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	states, ready := c.Run(r.Context())
+	status := http.StatusOK
+	if !ready {
+		status = http.StatusServiceUnavailable
+	}
+	writeJSON(w, status, struct {
+		Ready  bool         `json:"ready"`
+		Checks []CheckState `json:"checks"`
+	}{ready, states})
+}
+
+// Healthz is /healthz: 200 as long as the process answers at all.
+func Healthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, struct {
+		OK bool `json:"ok"`
+	}{true})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own structs of strings and bools: cannot fail
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n')) // a peer that is gone needs no answer
+}

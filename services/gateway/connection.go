@@ -1,0 +1,182 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+	"github.com/fairlead-io/fairlead/services/gateway/auth"
+	"github.com/fairlead-io/fairlead/services/gateway/outbox"
+)
+
+// connection is one socket: its reader, and what it has open.
+//
+// The reader goroutine owns the fields of the first group. Answers, requests
+// and the sweeper meet the connection through the fields below it.
+type connection struct {
+	g       *Service
+	id      string
+	out     *outbox.Conn
+	address netip.Addr
+	opened  time.Time
+	request string // id of the upgrade request, for logs and events
+
+	topics    map[string]*member // by topic or pattern
+	direct    []*member          // of the user's and the connection's own subjects
+	pending   []pendingSubscribe // of the array being read; settled together
+	published map[string]struct{}
+	frames    rateWindow
+	greeted   bool // hello has been answered
+
+	identity atomic.Pointer[auth.Identity] // nil before hello
+
+	mu       sync.Mutex
+	closed   bool                // guarded by mu, with the maps below
+	calls    map[int64]*call     // outstanding, by id
+	requests map[string]*request // asked of the client, by ref
+}
+
+var framePool = sync.Pool{New: func() any { return new(wire.Frame) }}
+
+// run reads frames until the socket ends. It is the connection's one goroutine;
+// whoever stops the gateway waits for it by connections.close.
+func (c *connection) run() {
+	defer c.end()
+	for {
+		kind, data, err := c.out.Read()
+		var large *outbox.TooLarge
+		switch {
+		case errors.As(err, &large):
+			c.tooLarge(large.Observed)
+		case err != nil:
+			return
+		case kind == outbox.Binary:
+			c.fail(0, wire.Errorf(wire.InvalidArgument, "frame: binary messages are not part of fairlead.v1; send JSON text"))
+		default:
+			c.receive(data)
+		}
+	}
+}
+
+// receive runs the ops of one WebSocket message, in order.
+func (c *connection) receive(data []byte) {
+	f := framePool.Get().(*wire.Frame)
+	wire.DecodeFrames(data, f, func(err *wire.Error) bool {
+		c.g.metrics.framesIn.Add(1)
+		if f.Op != wire.OpSubscribe {
+			c.settle()
+		}
+		if err := c.serve(f, err); err != nil {
+			c.fail(f.ID, explain(err, f))
+		}
+		return true
+	})
+	c.settle()
+	*f = wire.Frame{}
+	framePool.Put(f)
+}
+
+// explain adds what a client needs to know which of its frames was refused.
+func explain(err *wire.Error, f *wire.Frame) *wire.Error {
+	if f.Op != wire.OpUnknown {
+		err = err.With("op", f.Op.String())
+	}
+	if f.Topic != "" {
+		err = err.With("topic", f.Topic)
+	}
+	return err
+}
+
+// fail answers a frame with an error; id 0 stands for a frame without one.
+func (c *connection) fail(id int64, err *wire.Error) {
+	c.g.metrics.errors.Add(1)
+	c.out.Send(wire.AppendErrorReply(nil, id, err))
+}
+
+// ok answers a frame; a frame without id is not answered.
+func (c *connection) ok(id int64, value []byte) {
+	if id != 0 {
+		c.out.Send(wire.AppendOK(make([]byte, 0, 32+len(value)), id, value))
+	}
+}
+
+// tooLarge answers a message over the payload limit, which has been read to
+// its end and not kept.
+func (c *connection) tooLarge(observed int64) {
+	limit := c.g.cfg.Limits.PayloadBytes
+	c.g.metrics.oversized.Add(1)
+	c.g.event("limit.exceeded", "", eventBody{Conn: c, Limit: "payload", Observed: observed, Allowed: limit})
+	switch c.g.cfg.Limits.PayloadAction {
+	case PayloadClose:
+		c.out.Close(int(wire.CloseTooBig), "frame over the payload limit")
+	case PayloadEvent:
+	default:
+		err := &wire.Error{Code: wire.ResourceExhausted, Message: "frame over the payload limit", RetryAfter: wire.Never,
+			Details: map[string]any{"observed": observed, "limit": limit}}
+		c.fail(0, err)
+	}
+}
+
+// user returns the user id, "" before hello.
+func (c *connection) user() string {
+	if id := c.identity.Load(); id != nil {
+		return id.User
+	}
+	return ""
+}
+
+// end gives back all that the connection holds. The socket has ended, or is
+// about to without being read again.
+func (c *connection) end() {
+	c.out.Abort()
+	for _, p := range c.pending {
+		c.g.fanout.release(p.in)
+	}
+	for topic := range c.topics {
+		c.drop(topic)
+	}
+	for _, m := range c.direct {
+		m.in.leave(m)
+		c.g.fanout.release(m.in)
+	}
+	c.endCalls()
+	c.endRequests()
+	code, reason, byPeer := c.out.Closed()
+	stats := c.out.Stats()
+	c.g.metrics.closed(code)
+	c.g.event("connection.closed", "", eventBody{Conn: c, Code: code, Reason: reason, Duration: time.Since(c.opened), Stats: &stats})
+	if c.g.log.Enabled(context.Background(), slog.LevelDebug) {
+		c.g.log.Debug("connection closed", "conn", c.id, "user", c.user(), "code", code, "by_peer", byPeer)
+	}
+	c.g.remove(c)
+}
+
+// rateWindow counts frames in a token bucket of one second's worth.
+type rateWindow struct {
+	tokens float64
+	last   time.Time
+}
+
+// take returns 0 if one more fits at perSecond, else how long until it does.
+func (w *rateWindow) take(now time.Time, perSecond int) time.Duration {
+	if perSecond <= 0 {
+		return 0
+	}
+	rate := float64(perSecond)
+	if w.last.IsZero() {
+		w.tokens = rate
+	} else {
+		w.tokens = min(rate, w.tokens+now.Sub(w.last).Seconds()*rate)
+	}
+	w.last = now
+	if w.tokens < 1 {
+		return time.Duration((1 - w.tokens) / rate * float64(time.Second))
+	}
+	w.tokens--
+	return 0
+}

@@ -1,0 +1,230 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+const (
+	// shardQueue is how many messages may wait for a shard. Above it nats.go
+	// drops and reports a slow consumer.
+	shardQueue = 64 << 10
+	// linger is how long a subscription outlives its last listener, so that a
+	// page that reloads doesn't cost an UNSUB and a SUB.
+	linger = 2 * time.Second
+	// flushWait bounds how long a subscribe waits for the server.
+	flushWait = 5 * time.Second
+)
+
+type subscription = nats.Subscription
+
+// fanout owns the gateway's NATS subscriptions: one per interest, delivered
+// into the channels of its shards.
+type fanout struct {
+	nc     *nats.Conn
+	hub    *hub
+	shards []*shard
+	live   liveness
+	// deliver handles a message of an interest. It runs on the shard's
+	// goroutine and must not block.
+	deliver func(*interest, *nats.Msg)
+	now     func() time.Time
+}
+
+// shard is one channel of messages and the goroutine that drains it.
+type shard struct {
+	number int
+	ch     chan *nats.Msg
+	probe  atomic.Pointer[subscription]
+	heard  atomic.Int64 // unix ns when the last probe came through
+	stale  atomic.Uint64
+	block  func() // test seam: called before each message; nil in production
+}
+
+func newFanout(nc *nats.Conn, shards int, deliver func(*interest, *nats.Msg)) *fanout {
+	f := &fanout{nc: nc, hub: newHub(shards), deliver: deliver, now: time.Now}
+	f.live.nc = nc
+	f.live.wake = make(chan struct{}, 1)
+	for i := range shards {
+		f.shards = append(f.shards, &shard{number: i, ch: make(chan *nats.Msg, shardQueue)})
+	}
+	return f
+}
+
+// subscribeProbes gives every shard a subscription of its own, through which
+// the gateway hears itself (health.go).
+func (f *fanout) subscribeProbes(ns wire.Namespace, gateway string) error {
+	for _, s := range f.shards {
+		subject, err := ns.Probe(gateway, strconv.Itoa(s.number))
+		if err != nil {
+			return err
+		}
+		sub, err := f.nc.ChanSubscribe(subject, s.ch)
+		if err != nil {
+			return fmt.Errorf("subscribe probe: %w", err)
+		}
+		s.probe.Store(sub)
+	}
+	return nil
+}
+
+// run drains a shard until ctx is done. Everything in it is bounded work: the
+// messages of all its topics wait behind it.
+func (f *fanout) run(ctx context.Context, s *shard) {
+	done := ctx.Done()
+	for {
+		select {
+		case <-done:
+			return
+		case msg := <-s.ch:
+			if s.block != nil {
+				s.block()
+			}
+			if msg.Sub == s.probe.Load() {
+				s.heard.Store(f.now().UnixNano())
+				continue
+			}
+			in := f.hub.find(s.number, msg.Sub.Subject)
+			if in == nil || in.sub.Load() != msg.Sub {
+				s.stale.Add(1)
+				continue
+			}
+			f.deliver(in, msg)
+		}
+	}
+}
+
+// pending returns how many messages wait for the shards.
+func (f *fanout) pending() (n int64) {
+	for _, s := range f.shards {
+		n += int64(len(s.ch))
+	}
+	return n
+}
+
+// acquire returns the interest of a subject, subscribed but perhaps not yet
+// live on the server ([fanout.waitLive] says). The caller releases it, unless
+// there is an error.
+func (f *fanout) acquire(k kind, subject, topic string) (*interest, error) {
+	in, made := f.hub.acquire(k, subject, topic)
+	if made {
+		sub, err := f.nc.ChanSubscribe(subject, f.shards[f.hub.shard(subject)].ch)
+		if err != nil {
+			in.err = fmt.Errorf("subscribe %s: %w", subject, err)
+			f.hub.drop(in)
+		} else {
+			in.sub.Store(sub)
+		}
+		close(in.ready)
+	}
+	<-in.ready
+	if in.err != nil {
+		f.release(in)
+		return nil, in.err
+	}
+	return in, nil
+}
+
+func (f *fanout) release(in *interest) { f.hub.release(in, f.now()) }
+
+// waitLive returns when the server has the subscription of every interest that
+// was acquired before.
+func (f *fanout) waitLive(ctx context.Context, interests ...*interest) error {
+	for _, in := range interests {
+		if !in.live.Load() {
+			if err := f.live.wait(ctx); err != nil {
+				return err
+			}
+			for _, in := range interests {
+				in.live.Store(true)
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// sweep ends the subscriptions that nobody wants any more.
+func (f *fanout) sweep() error {
+	var errs []error
+	for _, in := range f.hub.sweep(f.now(), linger) {
+		if sub := in.sub.Load(); sub != nil {
+			if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+				errs = append(errs, fmt.Errorf("unsubscribe %s: %w", in.subject, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// liveness folds the flushes of all who wait for their subscriptions into one
+// round trip at a time: whoever comes while one is under way shares the next.
+type liveness struct {
+	nc   *nats.Conn
+	wake chan struct{}
+
+	mu   sync.Mutex
+	next *flush
+}
+
+type flush struct {
+	done chan struct{}
+	err  error // read after done
+}
+
+// wait returns when a round trip that began after the call is over.
+func (l *liveness) wait(ctx context.Context) error {
+	l.mu.Lock()
+	if l.next == nil {
+		l.next = &flush{done: make(chan struct{})}
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
+	mine := l.next
+	l.mu.Unlock()
+	select {
+	case <-mine.done:
+		return mine.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run makes the round trips until ctx is done; who still waits then is told.
+func (l *liveness) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			l.round(ctx.Err())
+			return
+		case <-l.wake:
+			l.round(nil)
+		}
+	}
+}
+
+func (l *liveness) round(err error) {
+	l.mu.Lock()
+	mine := l.next
+	l.next = nil
+	l.mu.Unlock()
+	if mine == nil {
+		return
+	}
+	if err == nil {
+		err = l.nc.FlushTimeout(flushWait)
+	}
+	mine.err = err
+	close(mine.done)
+}

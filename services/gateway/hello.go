@@ -1,0 +1,197 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+	"github.com/fairlead-io/fairlead/services/gateway/auth"
+)
+
+// hello says who the connection is. It is answered when the user's and the
+// connection's own subjects are live, so that nothing sent to them after the
+// answer is missed.
+func (c *connection) hello(f *wire.Frame) *wire.Error {
+	if c.greeted {
+		return wire.Errorf(wire.FailedPrecondition, "hello was answered already; `refresh` renews a token")
+	}
+	if id := c.identity.Load(); id == nil || f.Token != "" {
+		if err := c.authenticate(f.Token, f.Session); err != nil {
+			return err
+		}
+	} else if f.Session != "" {
+		c.identity.Store(id.Resume(f.Session))
+	}
+	if err := c.greet(); err != nil {
+		return err
+	}
+	id := c.identity.Load()
+	h := wire.Hello{
+		Conn: c.id, User: id.User, Session: id.Session, Gateway: c.g.id,
+		HeartbeatMs:     c.g.cfg.Heartbeat.Milliseconds(),
+		MaxPayloadBytes: c.g.cfg.Limits.PayloadBytes,
+		ExpiresAt:       epochMs(id.ExpiresAt),
+	}
+	granted := c.claimed(id.Topics)
+	for _, p := range granted {
+		h.Topics = append(h.Topics, p.topic)
+	}
+	answer := wire.AppendOK(nil, f.ID, wire.AppendHello(nil, &h))
+	c.out.Send(answer)
+	for _, p := range granted {
+		if c.topics == nil {
+			c.topics = make(map[string]*member, len(granted))
+		}
+		c.topics[p.topic] = p.in.join(c, nil)
+	}
+	return nil
+}
+
+// claimed begins the subscriptions that the token's claim `topics` asks for,
+// as far as the rules allow them, and returns those that are live.
+func (c *connection) claimed(topics []string) []pendingSubscribe {
+	var granted []pendingSubscribe
+	var interests []*interest
+	for _, topic := range topics {
+		f := wire.Frame{Op: wire.OpSubscribe, Topic: topic}
+		if len(granted) >= c.g.cfg.Limits.TopicsPerConnection || c.topics[topic] != nil ||
+			c.g.authorizer.Authorize(context.Background(), c.identity.Load(), &f) != nil || c.subscribe(&f) != nil || len(c.pending) == 0 {
+			continue
+		}
+		granted = append(granted, c.pending...)
+		interests = append(interests, c.pending[0].in)
+		c.pending = c.pending[:0]
+	}
+	if len(granted) == 0 {
+		return nil
+	}
+	ctx, cancel := deadline()
+	defer cancel()
+	if err := c.g.fanout.waitLive(ctx, interests...); err != nil {
+		for _, in := range interests {
+			c.g.fanout.release(in)
+		}
+		return nil
+	}
+	return granted
+}
+
+// authenticate gives the connection its identity. A bad token closes it with
+// 4401 behind the error that says why.
+func (c *connection) authenticate(token, session string) *wire.Error {
+	ctx, cancel := deadline()
+	defer cancel()
+	var id *auth.Identity
+	var err error
+	elsewhere(func() {
+		id, err = c.g.auth.Authenticate(ctx, auth.Credentials{Token: token, Session: session})
+	})
+	if err != nil {
+		e := wire.AsError(err)
+		if e.Code == wire.Unauthenticated {
+			c.g.metrics.unauthenticated.Add(1)
+			defer c.out.Close(int(wire.CloseUnauthenticated), "no valid token")
+		}
+		return e
+	}
+	return c.identify(id)
+}
+
+// identify takes an identity that has been proven, if the user may have one
+// more connection here.
+func (c *connection) identify(id *auth.Identity) *wire.Error {
+	if previous := c.identity.Load(); previous != nil {
+		if previous.User != id.User {
+			return wire.Errorf(wire.PermissionDenied, "the connection belongs to another user already")
+		}
+		c.identity.Store(id)
+		return nil
+	}
+	if !c.g.connections.admitUser(id.User, c.g.cfg.Limits.ConnectionsPerUser) {
+		c.g.metrics.limited.Add(1)
+		c.g.event("limit.exceeded", "", eventBody{Conn: c, User: id.User, Limit: "connections_per_user", Allowed: int64(c.g.cfg.Limits.ConnectionsPerUser)})
+		defer c.out.Close(int(wire.CloseTooMany), "too many connections of this user")
+		return &wire.Error{Code: wire.ResourceExhausted, Message: "too many connections of this user", RetryAfter: time.Second}
+	}
+	c.identity.Store(id)
+	return nil
+}
+
+// greet makes the subjects of the user and of the connection live.
+func (c *connection) greet() *wire.Error {
+	if c.greeted {
+		return nil
+	}
+	if !c.g.link.up() {
+		return unavailable("NATS is away: try hello again")
+	}
+	id := c.identity.Load()
+	user, err := c.g.cfg.Namespace.User(id.User)
+	if err != nil {
+		return wire.AsError(err)
+	}
+	conn, err := c.g.cfg.Namespace.Conn(c.id)
+	if err != nil {
+		return wire.AsError(err)
+	}
+	uin, err := c.g.fanout.acquire(kindUser, user, "")
+	if err != nil {
+		return unavailable("NATS did not take the subscription")
+	}
+	cin, err := c.g.fanout.acquire(kindConn, conn, "")
+	if err != nil {
+		c.g.fanout.release(uin)
+		return unavailable("NATS did not take the subscription")
+	}
+	ctx, cancel := deadline()
+	defer cancel()
+	if err := c.g.fanout.waitLive(ctx, uin, cin); err != nil {
+		c.g.fanout.release(uin)
+		c.g.fanout.release(cin)
+		return unavailable("NATS did not confirm the subscription in time")
+	}
+	c.greeted = true
+	c.direct = []*member{uin.join(c, nil), cin.join(c, nil)}
+	c.g.event("connection.opened", "", eventBody{Conn: c})
+	return nil
+}
+
+// refresh takes a newer token of the same user.
+func (c *connection) refresh(f *wire.Frame) *wire.Error {
+	old := c.identity.Load()
+	ctx, cancel := deadline()
+	defer cancel()
+	var id *auth.Identity
+	var err error
+	elsewhere(func() {
+		id, err = c.g.auth.Authenticate(ctx, auth.Credentials{Token: f.Token, Session: old.Session})
+	})
+	switch {
+	case err != nil:
+		return wire.AsError(err)
+	case id.User != old.User:
+		return wire.Errorf(wire.PermissionDenied, "the token is another user's")
+	}
+	c.identity.Store(id)
+	c.ok(f.ID, wire.AppendExpires(nil, epochMs(id.ExpiresAt)))
+	return nil
+}
+
+func epochMs(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// elsewhere runs fn on a goroutine of its own and waits for it. A reader lives
+// as long as its connection and keeps the largest stack it ever needed; the
+// deep one that verifying a token takes is given back.
+func elsewhere(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn()
+	}()
+	<-done
+}

@@ -1,0 +1,223 @@
+package gateway
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/services/gateway/outbox"
+)
+
+// kind says what an interest's subject stands for.
+type kind uint8
+
+const (
+	kindTopic   kind = iota // a topic
+	kindPattern             // a wildcard over topics
+	kindUser                // direct messages to a user
+	kindConn                // direct messages and requests to one connection
+)
+
+// interest is one NATS subject with local listeners, or one that had some a
+// moment ago.
+type interest struct {
+	kind    kind
+	subject string
+	topic   string // of kindTopic and kindPattern
+
+	ready chan struct{} // closed once subscribing has been tried
+	err   error         // its outcome; read after ready
+	// sub is the subscription whose messages count; a message that came over
+	// an older one of the same subject is stale.
+	sub  atomic.Pointer[subscription]
+	live atomic.Bool // the server is known to have it
+
+	rule   atomic.Pointer[rules.Topic]   // of kindTopic
+	source atomic.Pointer[outbox.Source] // replaced when the rule's slow policy changes
+
+	// refs counts members and those on their way to become one. Guarded by the
+	// shard's mutex, like idleSince, which counts while refs is 0.
+	refs      int
+	idleSince time.Time
+	listed    bool // in its shard's idle list
+
+	mu      sync.Mutex
+	members []*member // guarded by mu
+}
+
+// member is one connection's place in an interest.
+type member struct {
+	conn  *connection
+	in    *interest
+	index int // in in.members; guarded by in.mu
+}
+
+// join adds a connection. first runs before any message can reach it, while
+// none is being delivered: an answer sent there precedes every message.
+func (in *interest) join(c *connection, first func()) *member {
+	m := &member{conn: c, in: in}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if first != nil {
+		first()
+	}
+	m.index = len(in.members)
+	in.members = append(in.members, m)
+	return m
+}
+
+// leave removes a member; no message reaches it afterwards.
+func (in *interest) leave(m *member) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	last := len(in.members) - 1
+	moved := in.members[last]
+	in.members[m.index] = moved
+	moved.index = m.index
+	in.members[last] = nil
+	in.members = in.members[:last]
+}
+
+// each calls fn for every member. fn must not block and must not join or leave.
+func (in *interest) each(fn func(*connection)) int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, m := range in.members {
+		fn(m.conn)
+	}
+	return len(in.members)
+}
+
+// count returns how many connections listen.
+func (in *interest) count() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.members)
+}
+
+// hub holds the interests, parted into shards by subject. It knows neither
+// sockets nor NATS.
+type hub struct {
+	seed   maphash.Seed
+	shards []*shardIndex
+}
+
+type shardIndex struct {
+	mu        sync.Mutex
+	interests map[string]*interest // by subject
+	idle      []*interest          // may hold some that are wanted again
+}
+
+func newHub(shards int) *hub {
+	h := &hub{seed: maphash.MakeSeed(), shards: make([]*shardIndex, shards)}
+	for i := range h.shards {
+		h.shards[i] = &shardIndex{interests: map[string]*interest{}}
+	}
+	return h
+}
+
+// shard returns the number of the shard that a subject belongs to.
+func (h *hub) shard(subject string) int {
+	return int(maphash.String(h.seed, subject) % uint64(len(h.shards)))
+}
+
+// acquire returns the interest of a subject, which stays until as many
+// releases. made is true for the caller that has to subscribe, store the
+// outcome and close ready; the others wait for it.
+func (h *hub) acquire(k kind, subject, topic string) (in *interest, made bool) {
+	s := h.shards[h.shard(subject)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in = s.interests[subject]
+	if in == nil {
+		in = &interest{kind: k, subject: subject, topic: topic, ready: make(chan struct{})}
+		s.interests[subject] = in
+		made = true
+	}
+	in.refs++
+	return in, made
+}
+
+// release gives an interest back. The last release starts its linger.
+func (h *hub) release(in *interest, now time.Time) {
+	s := h.shards[h.shard(in.subject)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if in.refs--; in.refs == 0 {
+		in.idleSince = now
+		if !in.listed {
+			in.listed = true
+			s.idle = append(s.idle, in)
+		}
+	}
+}
+
+// drop forgets an interest whose subscription failed, so that the next acquire
+// tries again. Its holders still release it.
+func (h *hub) drop(in *interest) {
+	s := h.shards[h.shard(in.subject)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.interests[in.subject] == in {
+		delete(s.interests, in.subject)
+	}
+}
+
+// sweep forgets the interests that nobody has wanted for the linger, and
+// returns them for their subscriptions to be ended.
+func (h *hub) sweep(now time.Time, linger time.Duration) (gone []*interest) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		kept := s.idle[:0]
+		for _, in := range s.idle {
+			switch {
+			case in.refs > 0 || s.interests[in.subject] != in:
+				in.listed = false
+			case now.Sub(in.idleSince) < linger:
+				kept = append(kept, in)
+			default:
+				delete(s.interests, in.subject)
+				gone = append(gone, in)
+			}
+		}
+		clear(s.idle[len(kept):])
+		s.idle = kept
+		s.mu.Unlock()
+	}
+	return gone
+}
+
+// find returns the interest of a subject in a shard, or nil.
+func (h *hub) find(shard int, subject string) *interest {
+	s := h.shards[shard]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.interests[subject]
+}
+
+// all calls fn for every interest.
+func (h *hub) all(fn func(*interest)) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		interests := make([]*interest, 0, len(s.interests))
+		for _, in := range s.interests {
+			interests = append(interests, in)
+		}
+		s.mu.Unlock()
+		for _, in := range interests {
+			fn(in)
+		}
+	}
+}
+
+// size returns how many interests there are.
+func (h *hub) size() (n int) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		n += len(s.interests)
+		s.mu.Unlock()
+	}
+	return n
+}

@@ -1,0 +1,137 @@
+package gateway
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// link is the state of the gateway's NATS connections, taken together: lost
+// when one of them is, back when all are and the server has every subscription
+// again. Each change is told once to every client.
+type link struct {
+	log    *slog.Logger
+	tell   func(event string)
+	tested func() error // a round trip on each connection
+
+	mu   sync.Mutex
+	down map[*nats.Conn]bool
+	lost bool // clients have been told so
+	ever bool // it has been up once
+}
+
+// up reports whether every connection is there.
+func (l *link) up() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ever && !l.lost && len(l.down) == 0
+}
+
+// degraded reports whether clients were told that NATS is away.
+func (l *link) degraded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
+}
+
+// disconnected notes that a connection is lost.
+func (l *link) disconnected(nc *nats.Conn, err error) {
+	l.mu.Lock()
+	l.down[nc] = true
+	first := l.ever && !l.lost
+	if first {
+		l.lost = true
+	}
+	l.mu.Unlock()
+	if first {
+		l.log.Warn("nats lost", "err", err)
+		l.tell("degraded")
+	}
+}
+
+// connected notes that a connection is there, for the first time or again.
+// nats.go has sent its subscriptions; the round trip proves that the server
+// has them. nil looks at what is there already.
+func (l *link) connected(nc *nats.Conn) {
+	l.mu.Lock()
+	if nc != nil {
+		delete(l.down, nc)
+	}
+	all := len(l.down) == 0
+	l.mu.Unlock()
+	if !all || l.tested() != nil {
+		return // a connection is lost again: its return comes here too
+	}
+	l.mu.Lock()
+	if len(l.down) > 0 {
+		l.mu.Unlock()
+		return
+	}
+	back, first := l.lost, !l.ever
+	l.lost, l.ever = false, true
+	l.mu.Unlock()
+	switch {
+	case back:
+		l.log.Info("nats back")
+		l.tell("recovered")
+	case first:
+		l.log.Info("nats connected")
+	}
+}
+
+// openLink makes the gateway's two NATS connections: one for what it listens
+// to, one for what it publishes and asks, so that a slow path of one does not
+// hold up the other.
+func (g *Service) openLink() error {
+	g.link = &link{log: g.log, down: map[*nats.Conn]bool{}, tell: g.tellAll, tested: g.roundTrip}
+	open := func(name string, down **nats.Conn) error {
+		cfg := g.deps.NATS
+		cfg.Name = "fairlead-gateway-" + name + " " + g.id
+		opened := make(chan struct{})
+		hooks := bus.Hooks{
+			OnDisconnect: func(err error) { <-opened; g.link.disconnected(*down, err) },
+			OnReconnect:  func() { <-opened; g.link.connected(*down) },
+			OnSlowConsumer: func(*nats.Subscription) {
+				g.metrics.slowConsumers.Add(1)
+				g.log.Warn("nats slow consumer: a shard dropped messages")
+			},
+		}
+		nc, err := bus.Connect(g.connectContext, cfg, hooks)
+		if err != nil {
+			close(opened)
+			return err
+		}
+		*down = nc
+		if !nc.IsConnected() {
+			g.link.down[nc] = true
+		}
+		close(opened)
+		return nil
+	}
+	if err := open("live", &g.live); err != nil {
+		return err
+	}
+	if err := open("requests", &g.requests); err != nil {
+		g.live.Close()
+		return err
+	}
+	return nil
+}
+
+// roundTrip returns when both servers have all that was sent to them.
+func (g *Service) roundTrip() error {
+	if err := g.live.FlushTimeout(flushWait); err != nil {
+		return err
+	}
+	return g.requests.FlushTimeout(flushWait)
+}
+
+func (g *Service) tellAll(event string) {
+	frame := wire.AppendSystem(nil, event, "nats", time.Now().UnixMilli())
+	g.connections.each(func(c *connection) { c.out.Send(frame) })
+}

@@ -1,0 +1,100 @@
+package gateway
+
+import (
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/fairlead-io/fairlead/internal/telemetry"
+	"github.com/fairlead-io/fairlead/services/gateway/outbox"
+)
+
+// observe exports the gateway's figures. They are read when telemetry asks, so
+// that the hot path only adds to counters. No label names a topic, a user or a
+// connection.
+func (g *Service) observe() error {
+	meter := g.deps.Meter
+	if meter == nil {
+		return nil
+	}
+	var errs []error
+	counter := func(name, help string, read func() int64) {
+		errs = append(errs, telemetry.Counter(meter, "fairlead_gateway_"+name, help, read))
+	}
+	gauge := func(name, help string, read func() int64) {
+		errs = append(errs, telemetry.Gauge(meter, "fairlead_gateway_"+name, help, read))
+	}
+	m := &g.metrics
+	gauge("connections_open", "Open WebSocket connections.", func() int64 { return int64(g.connections.size()) })
+	gauge("users_connected", "Different users connected.", func() int64 { return int64(g.connections.users()) })
+	gauge("interests_subscribed", "NATS subjects subscribed for clients.", func() int64 { return int64(g.fanout.hub.size()) })
+	gauge("calls_pending", "Calls without an answer.", func() int64 { return int64(g.calls.size()) })
+	gauge("shard_messages_pending", "Messages from NATS that wait for a shard.", g.fanout.pending)
+	gauge("nats_rtt_microseconds", "Round trip to the NATS server; 0 while it is away.", func() int64 {
+		d, err := g.live.RTT()
+		if err != nil {
+			return 0
+		}
+		return d.Microseconds()
+	})
+	counter("upgrades_accepted_total", "Requests upgraded.", m.accepted.Load)
+	counter("upgrades_refused_total", "Requests refused before the upgrade.", m.refused.Load)
+	counter("frames_in_total", "Protocol frames received.", m.framesIn.Load)
+	counter("error_replies_total", "Error replies sent.", m.errors.Load)
+	counter("oversized_frames_total", "Frames over the payload limit.", m.oversized.Load)
+	counter("limited_requests_total", "Requests refused by a limit.", m.limited.Load)
+	counter("unauthenticated_clients_total", "Clients without a valid token.", m.unauthenticated.Load)
+	counter("published_messages_total", "Messages published for clients.", m.published.Load)
+	counter("publish_errors_total", "Publishes that NATS did not take.", m.publishErrors.Load)
+	counter("nats_messages_total", "Messages from NATS for local listeners.", m.messages.Load)
+	counter("deliveries_queued_total", "Messages queued for connections; over nats_messages_total it is the fan-out.", m.deliveries.Load)
+	counter("malformed_messages_total", "Messages from NATS that could not be delivered.", m.malformed.Load)
+	counter("nats_slow_consumers_total", "Times that NATS messages were dropped before a shard.", m.slowConsumers.Load)
+	counter("calls_sent_total", "Calls sent to workers.", m.calls.Load)
+	counter("client_requests_total", "Requests sent to clients.", m.requests.Load)
+	counter("late_replies_total", "Replies that nobody waited for.", m.lateReplies.Load)
+	counter("bad_reply_subjects_total", "Requests dropped for a reply subject outside _INBOX.", m.badReplies.Load)
+	errs = append(errs, telemetry.CounterBy(meter, "fairlead_gateway_closes_by_code_total", "Connections closed; 0 stands for codes that are not of the protocol.", "code",
+		func(observe func(string, int64)) {
+			for code, n := range m.closesByCode() {
+				observe(strconv.Itoa(code), n)
+			}
+		}))
+
+	totals := outboxTotals{outbox: g.outbox}
+	counter("bytes_in_total", "Bytes received from clients.", func() int64 { return int64(totals.get().BytesIn) })
+	counter("bytes_out_total", "Bytes sent to clients.", func() int64 { return int64(totals.get().BytesOut) })
+	counter("websocket_frames_out_total", "WebSocket messages sent; one may carry many protocol frames.", func() int64 { return int64(totals.get().FramesOut) })
+	counter("frames_out_total", "Protocol frames sent.", func() int64 { return int64(totals.get().MessagesOut) })
+	counter("slow_connections_total", "Connections closed with 1013 for not keeping up.", func() int64 { return int64(totals.get().Slow) })
+	gauge("queued_out_bytes", "Bytes queued for connections.", func() int64 { return int64(totals.get().Queued) })
+	gauge("connections_blocked", "Connections whose peer takes no more for now.", func() int64 { return int64(totals.get().Blocked) })
+	errs = append(errs, telemetry.CounterBy(meter, "fairlead_gateway_dropped_messages_total", "Messages dropped or replaced for slow connections, by the rule's policy.", "policy",
+		func(observe func(string, int64)) {
+			t := totals.get()
+			observe(outbox.Disconnect.String(), int64(t.DroppedDisconnect))
+			observe(outbox.DropOldest.String(), int64(t.DroppedOldest))
+			observe(outbox.Conflate.String(), int64(t.Conflated))
+		}))
+	return errors.Join(errs...)
+}
+
+// outboxTotals reads the outbox's totals, which visit every connection, once
+// for all the metrics of a scrape.
+type outboxTotals struct {
+	outbox *outbox.Outbox
+
+	mu   sync.Mutex
+	read time.Time
+	last outbox.Totals
+}
+
+func (t *outboxTotals) get() outbox.Totals {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if time.Since(t.read) > 100*time.Millisecond {
+		t.last, t.read = t.outbox.Stats(), time.Now()
+	}
+	return t.last
+}

@@ -1,0 +1,76 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// ops says what runs an op. An op of the protocol that is not here belongs to
+// a service that does not exist yet and is answered UNIMPLEMENTED.
+var ops = map[wire.Op]func(*connection, *wire.Frame) *wire.Error{
+	wire.OpHello:       (*connection).hello,
+	wire.OpRefresh:     (*connection).refresh,
+	wire.OpSubscribe:   (*connection).subscribe,
+	wire.OpUnsubscribe: (*connection).unsubscribe,
+	wire.OpPublish:     (*connection).publish,
+	wire.OpBatch:       (*connection).batch,
+	wire.OpCall:        (*connection).call,
+	wire.OpCancel:      (*connection).cancel,
+	wire.OpReply:       (*connection).reply,
+	wire.OpPong:        func(*connection, *wire.Frame) *wire.Error { return nil },
+}
+
+// serve runs one op: the only way from a frame to its code. bad is what the
+// decoder found.
+func (c *connection) serve(f *wire.Frame, bad *wire.Error) *wire.Error {
+	if wait := c.frames.take(time.Now(), c.g.cfg.Limits.FramesPerSecond); wait > 0 {
+		c.g.metrics.limited.Add(1)
+		return &wire.Error{Code: wire.ResourceExhausted, Message: "too many frames per second", RetryAfter: wait}
+	}
+	op := ops[f.Op]
+	if f.Op != wire.OpUnknown && op == nil && f.ID != 0 {
+		return wire.Errorf(wire.Unimplemented, "%s is served by the %s service, which this gateway does not have yet",
+			f.Op, wire.Ops[f.Op].Service)
+	}
+	if bad != nil {
+		return bad
+	}
+	if op == nil {
+		return wire.Errorf(wire.Unimplemented, "%s is served by the %s service, which this gateway does not have yet",
+			f.Op, wire.Ops[f.Op].Service)
+	}
+	if err := c.admit(f); err != nil {
+		return err
+	}
+	if err := c.g.authorizer.Authorize(context.Background(), c.identity.Load(), f); err != nil {
+		return wire.AsError(err)
+	}
+	return op(c, f)
+}
+
+// admit lets an op pass that needs an identity only when there is one; where
+// anonymous users are allowed, the first such op makes it.
+func (c *connection) admit(f *wire.Frame) *wire.Error {
+	if f.Op == wire.OpHello || f.Op == wire.OpPong || c.identity.Load() != nil {
+		return nil
+	}
+	if !c.g.auth.AllowsAnonymous() {
+		return wire.Errorf(wire.Unauthenticated, "hello with a token comes first")
+	}
+	if err := c.authenticate("", ""); err != nil {
+		return err
+	}
+	return c.greet()
+}
+
+// deadline is for what waits on NATS within an op.
+func deadline() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), flushWait)
+}
+
+// unavailable says that NATS is away and that nothing was done.
+func unavailable(what string) *wire.Error {
+	return wire.Errorf(wire.Unavailable, "%s", what).With("outcome", "none")
+}
