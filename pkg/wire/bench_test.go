@@ -70,8 +70,9 @@ func BenchmarkAppendMessage(b *testing.B) {
 	}
 	b.ReportAllocs()
 	b.SetBytes(int64(len(m.Payload)))
+	size := 128 + len(m.Payload)
 	for b.Loop() {
-		if frame := AppendMessage(make([]byte, 0, 256), &m); frame[0] != '{' {
+		if frame := AppendMessage(make([]byte, 0, size), &m); len(frame) > size {
 			b.Fatal(string(frame))
 		}
 	}

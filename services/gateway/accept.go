@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"crypto/rand"
-	"encoding/base64"
 	"net/http"
 	"strconv"
 	"strings"
@@ -152,9 +151,6 @@ func requestID(r *http.Request) string {
 	return id
 }
 
-// newID returns 96 random bits that stand in a subject as they are.
-func newID() string {
-	var b [12]byte
-	rand.Read(b[:])
-	return base64.RawURLEncoding.EncodeToString(b[:])
-}
+// newID returns 100 random bits that stand in a subject, and in a shell, as
+// they are.
+func newID() string { return strings.ToLower(rand.Text()[:20]) }

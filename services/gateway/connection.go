@@ -26,7 +26,7 @@ type connection struct {
 	opened  time.Time
 	request string // id of the upgrade request, for logs and events
 
-	topics    map[string]*member // by topic or pattern
+	topics    memberships
 	direct    []*member          // of the user's and the connection's own subjects
 	pending   []pendingSubscribe // of the array being read; settled together
 	published map[string]struct{}
@@ -137,8 +137,9 @@ func (c *connection) end() {
 	for _, p := range c.pending {
 		c.g.fanout.release(p.in)
 	}
-	for topic := range c.topics {
-		c.drop(topic)
+	for _, m := range c.topics {
+		m.in.leave(m)
+		c.g.fanout.release(m.in)
 	}
 	for _, m := range c.direct {
 		m.in.leave(m)

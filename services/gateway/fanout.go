@@ -124,12 +124,14 @@ func (f *fanout) acquire(k kind, subject, topic string) (*interest, error) {
 		} else {
 			in.sub.Store(sub)
 		}
-		close(in.ready)
+	} else {
+		in.setup.Lock()
 	}
-	<-in.ready
-	if in.err != nil {
+	err := in.err
+	in.setup.Unlock()
+	if err != nil {
 		f.release(in)
-		return nil, in.err
+		return nil, err
 	}
 	return in, nil
 }

@@ -39,10 +39,7 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 	answer := wire.AppendOK(nil, f.ID, wire.AppendHello(nil, &h))
 	c.out.Send(answer)
 	for _, p := range granted {
-		if c.topics == nil {
-			c.topics = make(map[string]*member, len(granted))
-		}
-		c.topics[p.topic] = p.in.join(c, nil)
+		c.topics = append(c.topics, p.in.join(c, nil))
 	}
 	return nil
 }
@@ -54,7 +51,7 @@ func (c *connection) claimed(topics []string) []pendingSubscribe {
 	var interests []*interest
 	for _, topic := range topics {
 		f := wire.Frame{Op: wire.OpSubscribe, Topic: topic}
-		if len(granted) >= c.g.cfg.Limits.TopicsPerConnection || c.topics[topic] != nil ||
+		if len(granted) >= c.g.cfg.Limits.TopicsPerConnection || c.topics.of(topic) != nil ||
 			c.g.authorizer.Authorize(context.Background(), c.identity.Load(), &f) != nil || c.subscribe(&f) != nil || len(c.pending) == 0 {
 			continue
 		}

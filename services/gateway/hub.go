@@ -27,15 +27,16 @@ type interest struct {
 	subject string
 	topic   string // of kindTopic and kindPattern
 
-	ready chan struct{} // closed once subscribing has been tried
-	err   error         // its outcome; read after ready
+	setup sync.Mutex // held until subscribing has been tried
+	err   error      // its outcome; guarded by setup
 	// sub is the subscription whose messages count; a message that came over
 	// an older one of the same subject is stale.
 	sub  atomic.Pointer[subscription]
 	live atomic.Bool // the server is known to have it
 
-	rule   atomic.Pointer[rules.Topic]   // of kindTopic
-	source atomic.Pointer[outbox.Source] // replaced when the rule's slow policy changes
+	rule atomic.Pointer[rules.Topic] // of kindTopic
+	// source is replaced when the rule's slow policy changes; nil disconnects.
+	source atomic.Pointer[outbox.Source]
 
 	// refs counts members and those on their way to become one. Guarded by the
 	// shard's mutex, like idleSince, which counts while refs is 0.
@@ -52,6 +53,33 @@ type member struct {
 	conn  *connection
 	in    *interest
 	index int // in in.members; guarded by in.mu
+}
+
+// memberships are what one connection listens to: few as a rule, so that
+// looking through them costs less than a map in every idle connection.
+type memberships []*member
+
+// of returns the membership of a topic or pattern, or nil.
+func (ms memberships) of(topic string) *member {
+	for _, m := range ms {
+		if m.in.topic == topic {
+			return m
+		}
+	}
+	return nil
+}
+
+// remove takes the membership of a topic or pattern out and returns it, or nil.
+func (ms *memberships) remove(topic string) *member {
+	for i, m := range *ms {
+		if m.in.topic == topic {
+			last := len(*ms) - 1
+			(*ms)[i], (*ms)[last] = (*ms)[last], nil
+			*ms = (*ms)[:last]
+			return m
+		}
+	}
+	return nil
 }
 
 // join adds a connection. first runs before any message can reach it, while
@@ -124,15 +152,16 @@ func (h *hub) shard(subject string) int {
 }
 
 // acquire returns the interest of a subject, which stays until as many
-// releases. made is true for the caller that has to subscribe, store the
-// outcome and close ready; the others wait for it.
+// releases. made is true for the caller that has to subscribe and store the
+// outcome: it holds setup, for which the others wait.
 func (h *hub) acquire(k kind, subject, topic string) (in *interest, made bool) {
 	s := h.shards[h.shard(subject)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	in = s.interests[subject]
 	if in == nil {
-		in = &interest{kind: k, subject: subject, topic: topic, ready: make(chan struct{})}
+		in = &interest{kind: k, subject: subject, topic: topic}
+		in.setup.Lock()
 		s.interests[subject] = in
 		made = true
 	}

@@ -18,8 +18,8 @@ func TestConversation(t *testing.T) {
 	}
 	ann.send(`{"op":"publish","id":3,"topic":"chat.lobby","data":{"text":"hi"}}`)
 	ann.expect(`{"id":3,"ok":{}}`)
-	bob.expect(`{"topic":"chat.lobby","event":"message","data":{"text":"hi"}}`)
-	ann.expect(`{"topic":"chat.lobby","event":"message","data":{"text":"hi"}}`)
+	bob.expect(`{"topic":"chat.lobby","event":"message","data":{"text":"hi"},"from":"ann"}`)
+	ann.expect(`{"topic":"chat.lobby","event":"message","data":{"text":"hi"},"from":"ann"}`)
 	nc := r.bus()
 	if err := nc.Publish("fl.topic.chat.lobby", []byte(`not json`)); err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 		ok = append(ok, `,"recovered":false`...)
 	}
 	ok = append(ok, '}')
-	if c.topics[f.Topic] != nil {
+	if c.topics.of(f.Topic) != nil {
 		c.ok(f.ID, ok)
 		return nil
 	}
@@ -83,10 +83,7 @@ func (c *connection) settle() {
 			c.fail(p.id, unavailable("NATS did not confirm the subscription in time").With("op", "subscribe").With("topic", p.topic))
 			continue
 		}
-		if c.topics == nil {
-			c.topics = make(map[string]*member, len(c.pending))
-		}
-		c.topics[p.topic] = p.in.join(c, func() { c.ok(p.id, p.ok) })
+		c.topics = append(c.topics, p.in.join(c, func() { c.ok(p.id, p.ok) }))
 	}
 	c.pending = nil
 }
@@ -99,10 +96,9 @@ func (c *connection) unsubscribe(f *wire.Frame) *wire.Error {
 }
 
 func (c *connection) drop(topic string) {
-	if m := c.topics[topic]; m != nil {
+	if m := c.topics.remove(topic); m != nil {
 		m.in.leave(m)
 		c.g.fanout.release(m.in)
-		delete(c.topics, topic)
 	}
 }
 
@@ -129,7 +125,10 @@ func (g *Service) govern(in *interest) {
 			policy = outbox.Conflate
 		}
 	}
-	if src := in.source.Load(); src == nil || src.Policy != policy {
+	switch src := in.source.Load(); {
+	case policy == outbox.Disconnect:
+		in.source.Store(nil) // what no source means, without one per topic
+	case src == nil || src.Policy != policy:
 		in.source.CompareAndSwap(src, &outbox.Source{Policy: policy})
 	}
 }

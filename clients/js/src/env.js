@@ -1,0 +1,30 @@
+/**
+ * What the client takes from its surroundings: clock, timers, chance, and the page it lives on.
+ * Tests pass their own.
+ * @typedef {object} Env
+ * @property {() => number} now milliseconds since 1970
+ * @property {() => number} random in [0, 1)
+ * @property {(fn: () => void, ms: number) => unknown} setTimeout
+ * @property {(timer: any) => void} clearTimeout
+ * @property {() => boolean} hidden whether nobody sees the page
+ * @property {(on: Partial<Record<"visibilitychange" | "online" | "pagehide", () => void>>) => () => void} watch
+ * @property {Pick<Storage, "getItem" | "setItem"> | undefined} storage outlives a page load, not the tab
+ */
+
+/** @type {Env} */
+export const platform = {
+  now: () => Date.now(),
+  random: () => Math.random(),
+  setTimeout: (fn, ms) => setTimeout(fn, ms),
+  clearTimeout: (timer) => clearTimeout(timer),
+  hidden: () => globalThis.document?.visibilityState === "hidden",
+  watch(on) {
+    const page = globalThis.document && globalThis; // visibilitychange bubbles up to the window
+    const events = Object.entries(on);
+    for (const [event, fn] of events) page?.addEventListener(event, fn);
+    return () => events.forEach(([event, fn]) => page?.removeEventListener(event, fn));
+  },
+  get storage() {
+    return globalThis.sessionStorage; // throws on a page that may not store anything
+  },
+};

@@ -1,0 +1,122 @@
+import { FairleadError, fromWire } from "./errors.js";
+
+/**
+ * How one request is to be treated.
+ * @typedef {object} RequestOptions
+ * @property {number} [timeout] milliseconds; counted from the sending where `retry` is set
+ * @property {AbortSignal} [signal]
+ * @property {(progress: any) => void} [onProgress]
+ * @property {boolean} [retry] may be sent again on another connection: the server recognises it by its key
+ */
+
+/**
+ * A request from its making to its end, which comes exactly once.
+ * @typedef {object} Request
+ * @property {number} id
+ * @property {string} text the frame as it goes on the wire
+ * @property {boolean} retry
+ * @property {boolean} sent
+ * @property {boolean} over
+ * @property {(progress: any) => void} [onProgress]
+ * @property {() => void} dispatch marks it sent
+ * @property {(error?: FairleadError, ok?: any) => void} end
+ */
+
+/** The requests of a session that have an id: made here, found again when the reply comes. */
+export class Requests {
+  /** Sent and not ended, by id. @type {Map<number, Request>} */
+  sent = new Map();
+  #next = 1;
+  #env;
+  #cancel;
+
+  /**
+   * @param {import("./env.js").Env} env
+   * @param {(id: number) => void} cancel tells the server that nobody waits for a call any more
+   */
+  constructor(env, cancel) {
+    this.#env = env;
+    this.#cancel = cancel;
+  }
+
+  /**
+   * Throws what JSON.stringify throws: data is encoded now, so that the caller may change it afterwards.
+   * @param {import("./frame.js").Frame} frame
+   * @param {RequestOptions} o
+   * @param {(error?: FairleadError, ok?: any) => void} done
+   * @returns {Request}
+   */
+  create(frame, { timeout, signal, onProgress, retry = false }, done) {
+    const id = this.#next++;
+    /** @type {unknown} */
+    let timer;
+    /** @param {import("./errors.js").Code} code @param {string} message @param {unknown} [cause] */
+    const giveUp = (code, message, cause) => {
+      const { sent } = request;
+      request.end(new FairleadError(code, message, { outcome: sent ? "unknown" : "none", cause }));
+      if (sent && frame.op === "call") this.#cancel(id);
+    };
+    const aborted = () => giveUp("CANCELLED", `${frame.op}: aborted`, signal?.reason);
+    const arm = () => {
+      if (timeout) timer ??= this.#env.setTimeout(() => giveUp("DEADLINE_EXCEEDED", `${frame.op}: no answer in time`), timeout);
+    };
+    /** @type {Request} */
+    const request = {
+      id,
+      text: JSON.stringify({ id, ...frame }),
+      retry,
+      sent: false,
+      over: false,
+      onProgress,
+      dispatch: () => {
+        request.sent = true;
+        this.sent.set(id, request);
+        arm();
+      },
+      end: (error, ok) => {
+        if (request.over) return;
+        request.over = true;
+        this.sent.delete(id);
+        this.#env.clearTimeout(timer);
+        signal?.removeEventListener("abort", aborted);
+        done(error, ok);
+      },
+    };
+    if (!retry) arm();
+    signal?.addEventListener("abort", aborted);
+    if (signal?.aborted) aborted();
+    return request;
+  }
+
+  /**
+   * Takes a reply; those nobody waits for are ignored.
+   * @param {import("./frame.js").Frame} frame
+   */
+  reply(frame) {
+    const request = this.sent.get(frame.id);
+    if (!request) return;
+    if (frame.error) request.end(fromWire(frame.error));
+    else if ("ok" in frame) request.end(undefined, frame.ok);
+    else if ("progress" in frame) request.onProgress?.(frame.progress);
+    else request.end(undefined, frame.text ?? frame.base64); // a worker's answer that is no JSON
+  }
+
+  /**
+   * The connection is gone: ends what was sent on it, except what may be sent again, which is returned in order.
+   * @param {unknown} cause
+   * @param {boolean} again false: nothing is sent again
+   * @returns {Request[]}
+   */
+  lost(cause, again) {
+    const requests = [...this.sent.values()];
+    this.sent.clear();
+    return requests.filter((request) => {
+      if (request.retry && again) {
+        request.sent = false;
+        return true;
+      }
+      request.end(new FairleadError("UNAVAILABLE", "connection lost before the answer", { outcome: "unknown", cause }));
+      return false;
+    });
+  }
+}

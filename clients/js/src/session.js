@@ -1,0 +1,335 @@
+import { Connection } from "./connection.js";
+import { FairleadError, fromWire } from "./errors.js";
+import { kind, pack } from "./frame.js";
+import { Listeners } from "./listeners.js";
+import { matches } from "./match.js";
+import { format } from "./position.js";
+import { Requests } from "./requests.js";
+import { Subscription } from "./subscription.js";
+
+/**
+ * @typedef {object} SessionOptions
+ * @property {string} url
+ * @property {import("./connection.js").TokenSource} [token]
+ * @property {{ min?: number, max?: number, retries?: number }} [reconnect]
+ * @property {number} [timeout]
+ * @property {"none" | "session"} [persist]
+ * @property {{ size?: number, policy?: "drop-newest" | "drop-oldest" | "off" }} [queue]
+ * @property {typeof WebSocket} [WebSocket]
+ * @property {boolean} [debug]
+ */
+
+/** The most requests under way at once: below what a gateway allows one connection. */
+const maxSent = 500;
+
+/** One client's life over any number of connections: what it subscribes to, serves and still has to send. */
+export class Session {
+  connection;
+  listeners = new Listeners((error) => this.report(error));
+  inbox = new Listeners((error) => this.report(error));
+  /** Event → functions that answer the server; the newest answers. @type {Map<string, ((data: any) => unknown)[]>} */
+  serving = new Map();
+  /** @type {Map<string, import("./group.js").Group>} */
+  groups = new Map();
+  /** Why nothing can be asked any more. @type {FairleadError | undefined} */
+  ended;
+
+  #o;
+  #env;
+  #requests;
+  /** @type {Map<string, Subscription>} */
+  #subs = new Map();
+  /** Those with wildcards. @type {Set<Subscription>} */
+  #patterns = new Set();
+  /** Subscriptions the server is to hear about. @type {Set<Subscription>} */
+  #dirty = new Set();
+  /** In the order they go out; texts are frames without an answer. @type {(import("./requests.js").Request | string)[]} */
+  #queue = [];
+  #scheduled = false;
+  /** Positions of an earlier page load. @type {Record<string, string>} */
+  #saved = {};
+  #unwatch;
+
+  /** @param {SessionOptions} o @param {import("./env.js").Env} env */
+  constructor(o, env) {
+    this.#o = o;
+    this.#env = env;
+    const saved = this.#load();
+    this.#saved = saved.positions ?? {};
+    this.#requests = new Requests(env, (id) => this.post({ op: "cancel", ref: id }));
+    this.connection = new Connection({ ...o, session: saved.session }, env, this.#requests, {
+      frame: (frame) => this.#frame(frame),
+      opened: () => this.#opened(),
+      lost: (cause, code) => this.#lost(cause, code),
+      state: (state, cause) => this.listeners.emit("state", { state, cause }),
+      error: (error) => this.report(error),
+    });
+    this.#unwatch = o.persist === "session" ? env.watch({ pagehide: () => this.#save() }) : () => {};
+  }
+
+  /** @param {FairleadError} [cause] */
+  close(cause = new FairleadError("CANCELLED", "the client is closed", { outcome: "none" })) {
+    if (this.ended) return;
+    this.ended = cause;
+    this.connection.close();
+    this.#lost(cause, 1000);
+  }
+
+  start() {
+    if (!this.ended) this.connection.start();
+  }
+
+  /** An error that no caller waits for. @param {unknown} error */
+  report(error) {
+    if (this.listeners.has("error")) this.listeners.emit("error", error);
+    else if (typeof globalThis.reportError === "function") reportError(error);
+    else console.error(error);
+  }
+
+  /**
+   * Sends a request, now or when the attempt under way has succeeded; where none is, only what may be retried waits.
+   * @param {import("./frame.js").Frame} frame
+   * @param {import("./requests.js").RequestOptions} [o] without `timeout`: the client's
+   * @returns {Promise<any>}
+   */
+  request(frame, o = {}) {
+    return new Promise((resolve, reject) => {
+      if (this.ended) return reject(this.ended);
+      this.start();
+      const request = this.#requests.create(frame, { ...o, timeout: o.timeout ?? this.#o.timeout ?? 10000 },
+        (error, ok) => {
+          error ? reject(error) : resolve(ok);
+          if (this.#queue.length || this.#dirty.size) this.#schedule();
+        });
+      if (!request.over) this.#enqueue(request);
+    });
+  }
+
+  /** Sends a frame that has no answer, or drops it where there is no connection. @param {import("./frame.js").Frame} frame */
+  post(frame) {
+    if (this.connection.state !== "open") return;
+    this.#queue.push(JSON.stringify(frame));
+    this.#schedule();
+  }
+
+  /**
+   * Keeps a topic subscribed until as many releases.
+   * @param {string} topic
+   * @param {import("./subscription.js").TopicOptions} o
+   */
+  hold(topic, o) {
+    let sub = this.#subs.get(topic);
+    if (!sub) {
+      const since = o.since ?? (o.last ? undefined : this.#saved[topic]);
+      sub = new Subscription(topic, { ...o, since }, new Listeners((error) => this.report(error)));
+      delete this.#saved[topic];
+      this.#subs.set(topic, sub);
+      if (sub.pattern) this.#patterns.add(sub);
+    }
+    if (o.cursors && !sub.o.cursors) {
+      sub.o = { ...sub.o, cursors: true };
+      sub.stale = true;
+    }
+    if (!sub.holds++ || sub.stale) this.touch(sub);
+    return sub;
+  }
+
+  /** What is held of a topic, if anything. @param {string} topic */
+  find(topic) {
+    return this.#subs.get(topic);
+  }
+
+  /** @param {Subscription} sub */
+  release(sub) {
+    if (!--sub.holds) this.touch(sub);
+  }
+
+  /** Has the server told, at the end of this tick, what is wanted of a topic. @param {Subscription} sub */
+  touch(sub) {
+    this.#dirty.add(sub);
+    this.start();
+    this.#schedule();
+  }
+
+  /** @param {import("./requests.js").Request} request */
+  #enqueue(request) {
+    const { size = 1000, policy = "drop-newest" } = this.#o.queue ?? {};
+    const { state } = this.connection;
+    if (state !== "open") {
+      if (state !== "connecting" && !(request.retry && policy !== "off")) {
+        return request.end(new FairleadError("UNAVAILABLE", "not connected", { outcome: "none" }));
+      }
+      this.#queue = this.#queue.filter((r) => typeof r === "string" || !r.over);
+      const full = new FairleadError("RESOURCE_EXHAUSTED", "too much waits for a connection", { outcome: "none" });
+      if (this.#queue.length >= size) {
+        if (policy !== "drop-oldest") return request.end(full);
+        /** @type {any} */ (this.#queue.shift()).end?.(full);
+      }
+    }
+    this.#queue.push(request);
+    this.#schedule();
+  }
+
+  #schedule() {
+    if (this.#scheduled || this.connection.state !== "open") return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      this.#flush();
+    });
+  }
+
+  /** Sends what waits: subscriptions first, so that a publish of the same tick reaches them. */
+  #flush() {
+    if (this.connection.state !== "open") return;
+    const { sent } = this.#requests;
+    /** @type {string[]} */
+    const frames = [];
+    const send = (/** @type {import("./requests.js").Request} */ request) => {
+      request.dispatch();
+      frames.push(request.text);
+    };
+    for (const sub of this.#dirty) {
+      if (sent.size >= maxSent) break;
+      this.#dirty.delete(sub);
+      const request = this.#sync(sub);
+      if (request) send(request);
+    }
+    while (this.#queue.length && sent.size < maxSent) {
+      const next = /** @type {import("./requests.js").Request | string} */ (this.#queue.shift());
+      if (typeof next === "string") frames.push(next);
+      else if (!next.over && this.#fits(next)) send(next);
+    }
+    this.connection.send(pack(frames));
+  }
+
+  /** Ends a request that the gateway would refuse for its size. @param {import("./requests.js").Request} request */
+  #fits(request) {
+    const limit = this.connection.maxPayload;
+    const observed = new TextEncoder().encode(request.text).length;
+    if (observed <= limit) return true;
+    request.end(new FairleadError("RESOURCE_EXHAUSTED", "frame too large",
+      { retryAfter: null, outcome: "none", details: { observed, limit } }));
+    return false;
+  }
+
+  /** @param {Subscription} sub */
+  #sync(sub) {
+    const timeout = this.#o.timeout ?? 10000;
+    if (!sub.holds) {
+      if (this.#subs.get(sub.topic) === sub) this.#subs.delete(sub.topic);
+      this.#patterns.delete(sub);
+      if (!sub.wire) return;
+      sub.down();
+      return this.#requests.create({ op: "unsubscribe", topic: sub.topic }, { timeout }, () => this.#schedule());
+    }
+    if (sub.wire && !sub.stale) return;
+    sub.stale = false;
+    const wire = (sub.wire = {}), frame = sub.frame();
+    return this.#requests.create(frame, { timeout }, (error, ok) => {
+      if (this.#dirty.size) this.#schedule();
+      if (sub.wire !== wire) return;
+      if (!error) return sub.accepted(ok, frame.after !== undefined);
+      if (this.connection.state !== "open") return;
+      const wait = sub.refused(error);
+      if (wait !== undefined) this.#env.setTimeout(() => sub.holds && !sub.wire && this.touch(sub), wait * (1 + this.#env.random()));
+      else if (!sub.listeners.has("$denied")) this.report(error);
+    });
+  }
+
+  #opened() {
+    for (const sub of this.#subs.values()) this.#dirty.add(sub);
+    for (const group of this.groups.values()) group.rejoin();
+    this.#flush();
+  }
+
+  /** @param {FairleadError} cause @param {number} code */
+  #lost(cause, code) {
+    const { state } = this.connection;
+    if (state === "failed") this.ended ??= cause;
+    if (this.ended) this.#unwatch();
+    for (const sub of this.#subs.values()) sub.down();
+    // 1009: one of the frames under way was too large, and would be again.
+    const again = this.#requests.lost(cause, !this.ended && code !== 1009);
+    const waiting = [...again, ...this.#queue];
+    this.#queue = [];
+    for (const r of waiting) {
+      if (typeof r === "string" || r.over) continue;
+      if (this.ended) r.end(this.ended);
+      else if (r.retry || state === "connecting") this.#queue.push(r);
+      else r.end(new FairleadError("UNAVAILABLE", "no connection", { outcome: "none", cause }));
+    }
+    if (this.ended) this.listeners.emit("$end", this.ended);
+  }
+
+  /** @param {import("./frame.js").Frame} frame */
+  #frame(frame) {
+    switch (kind(frame)) {
+      case "reply":
+        if (frame.id === 0 && frame.error) this.report(fromWire(frame.error));
+        else this.#requests.reply(frame);
+        break;
+      case "control":
+        if (frame.op === "request") this.#serve(frame);
+        else if (frame.op === "system") this.listeners.emit("system", { event: frame.event, what: frame.what, at: frame.at });
+        else if (frame.op === "group") this.groups.get(frame.group)?.control(frame);
+        else this.#subs.get(frame.topic)?.control(frame);
+        break;
+      case "message":
+        this.#message(/** @type {import("./subscription.js").Message} */ (frame));
+    }
+  }
+
+  /** @param {import("./subscription.js").Message} message */
+  #message(message) {
+    const { topic, group, direct } = message;
+    if (group !== undefined) return this.groups.get(group)?.message(message);
+    if (direct) this.inbox.emit("", message);
+    if (topic === undefined) return;
+    this.#subs.get(topic)?.message(message);
+    for (const sub of this.#patterns) if (matches(sub.topic, topic)) sub.message(message);
+  }
+
+  /** Answers a request of the server. @param {import("./frame.js").Frame} frame */
+  async #serve({ ref, event, data, text, base64 }) {
+    const { conn } = this.connection;
+    let answer;
+    try {
+      const fn = this.serving.get(event)?.at(-1);
+      if (!fn) throw new FairleadError("UNIMPLEMENTED", "not served here");
+      answer = { data: (await fn(data ?? text ?? base64)) ?? null };
+      JSON.stringify(answer);
+    } catch (error) {
+      const { code, message } = error instanceof FairleadError ? error : new FairleadError("INTERNAL", "client error");
+      answer = { error: { code, message } };
+      if (code === "INTERNAL") this.report(error);
+    }
+    if (conn === this.connection.conn) this.post({ op: "reply", ref, ...answer });
+  }
+
+  get #key() {
+    return "fairlead:" + this.#o.url;
+  }
+
+  /** @returns {{ session?: string, positions?: Record<string, string> }} */
+  #load() {
+    if (this.#o.persist !== "session") return {};
+    try {
+      return JSON.parse(this.#env.storage?.getItem(this.#key) ?? "{}");
+    } catch {
+      return {};
+    }
+  }
+
+  #save() {
+    const { session, anonymous } = this.connection;
+    const positions = { ...this.#saved };
+    for (const sub of this.#subs.values()) if (sub.at?.seq !== undefined) positions[sub.topic] = format(sub.at);
+    try {
+      // Only an anonymous user has nothing but its session to be known by.
+      this.#env.storage?.setItem(this.#key, JSON.stringify({ session: anonymous ? session : undefined, positions }));
+    } catch {
+      // A full or forbidden storage costs a resume, nothing else.
+    }
+  }
+}

@@ -1,0 +1,170 @@
+/**
+ * Stores after Svelte's contract: `subscribe(fn)` calls `fn` at once and at every change, and returns a function that
+ * ends it. A store listens to its topic while somebody is subscribed to it, and begins anew after that.
+ */
+
+/** @typedef {import("./topic.js").Topic<any>} Topic */
+
+/**
+ * @template T
+ * @typedef {object} Readable
+ * @property {(fn: (value: T) => void) => () => void} subscribe
+ */
+
+/**
+ * @typedef {object} ListOptions
+ * @property {string} [key] the field that names an item (`id`)
+ * @property {boolean} [prepend] new items first
+ * @property {number} [maxAge] milliseconds after its last change that an item stays
+ */
+
+/**
+ * @template T
+ * @param {() => T} value
+ * @param {(changed: () => void) => () => void} begin
+ * @returns {Readable<T>}
+ */
+function store(value, begin) {
+  /** @type {Set<{ fn: (value: T) => void }>} */
+  const readers = new Set();
+  /** @type {(() => void) | undefined} */
+  let end;
+  const changed = () => {
+    const now = value();
+    for (const { fn } of [...readers]) fn(now);
+  };
+  return {
+    subscribe(fn) {
+      const reader = { fn };
+      readers.add(reader);
+      if (readers.size === 1) end = begin(changed);
+      fn(value());
+      return () => {
+        if (readers.delete(reader) && !readers.size) end?.();
+      };
+    },
+  };
+}
+
+/**
+ * Items by key, kept by the events `created`, `updated` and `deleted`; data without a key is ignored.
+ * @param {Topic} topic
+ * @param {() => any[]} initial
+ * @param {ListOptions} o
+ * @param {(items: Map<unknown, any>) => any} shape
+ */
+function items(topic, initial, { key = "id", prepend = false, maxAge }, shape) {
+  /** @type {Map<unknown, { item: any, at: number }>} */
+  let byKey = new Map();
+  const put = (/** @type {any} */ item) => {
+    const id = item?.[key];
+    if (id === undefined || id === null) return false;
+    const known = byKey.has(id);
+    if (prepend && !known) byKey = new Map([[id, { item, at: Date.now() }], ...byKey]);
+    else byKey.set(id, { item, at: Date.now() });
+    return true;
+  };
+  const reset = () => {
+    byKey = new Map();
+    const all = initial();
+    for (const item of prepend ? [...all].reverse() : all) put(item);
+  };
+  reset();
+  return store(
+    () => shape(new Map([...byKey].map(([id, { item }]) => [id, item]))),
+    (changed) => {
+      const offs = [
+        topic.on("created", ({ data }) => void (put(data) && changed())),
+        topic.on("updated", ({ data }) => void (put(data) && changed())),
+        topic.on("deleted", ({ data }) => void (byKey.delete(data?.[key] ?? data) && changed())),
+      ];
+      if (maxAge) {
+        const sweep = setInterval(() => {
+          const before = byKey.size, oldest = Date.now() - maxAge;
+          for (const [id, { at }] of byKey) if (at <= oldest) byKey.delete(id);
+          if (byKey.size !== before) changed();
+        }, Math.max(maxAge / 2, 1000));
+        offs.push(() => clearInterval(sweep));
+      }
+      return () => {
+        offs.forEach((off) => off());
+        reset();
+      };
+    },
+  );
+}
+
+/**
+ * A list kept by `created`, `updated` and `deleted`.
+ * @param {Topic} topic
+ * @param {any[]} [initial]
+ * @param {ListOptions} [o]
+ * @returns {Readable<any[]>}
+ */
+export const crud = (topic, initial = [], o = {}) => items(topic, () => initial, o, (all) => [...all.values()]);
+
+/**
+ * The same as an object by key, without a prototype.
+ * @param {Topic} topic
+ * @param {any[]} [initial]
+ * @param {Omit<ListOptions, "prepend">} [o]
+ * @returns {Readable<Record<string, any>>}
+ */
+export const lookup = (topic, initial = [], o = {}) =>
+  items(topic, () => initial, o, (all) => {
+    const object = Object.create(null);
+    for (const [id, item] of all) object[/** @type {string} */ (id)] = item;
+    return object;
+  });
+
+/**
+ * The newest messages, oldest first.
+ * @param {Topic} topic
+ * @param {number} [max]
+ * @returns {Readable<import("./subscription.js").Message[]>}
+ */
+export function latest(topic, max = 50) {
+  /** @type {import("./subscription.js").Message[]} */
+  let messages = [];
+  return store(() => messages, (changed) => {
+    const off = topic.on("*", (message) => {
+      messages = [...messages, message].slice(-max);
+      changed();
+    });
+    return () => {
+      off();
+      messages = [];
+    };
+  });
+}
+
+/**
+ * A number: `set` replaces it, `increment` and `decrement` change it by their data, or by one.
+ * @param {Topic} topic
+ * @param {number} [initial]
+ * @returns {Readable<number>}
+ */
+export function count(topic, initial = 0) {
+  let n = initial;
+  return store(() => n, (changed) => {
+    const offs = [["set", 0], ["increment", 1], ["decrement", -1]].map(([event, sign]) =>
+      topic.on(/** @type {string} */ (event), ({ data }) => {
+        const by = typeof data === "number" ? data : 1;
+        if (sign) n += by * /** @type {number} */ (sign);
+        else if (typeof data === "number") n = data;
+        else return;
+        changed();
+      }));
+    return () => {
+      offs.forEach((off) => off());
+      n = initial;
+    };
+  });
+}
+
+/**
+ * The client's state.
+ * @param {import("./client.js").Client<any>} client
+ * @returns {Readable<import("./connection.js").State>}
+ */
+export const status = (client) => store(() => client.state, (changed) => client.on("state", changed));

@@ -1,0 +1,158 @@
+import { isTransient } from "./errors.js";
+import { isPattern } from "./match.js";
+import { format, parse } from "./position.js";
+
+/**
+ * How a subscription begins; what the first holder of a topic says counts for all.
+ * @typedef {object} TopicOptions
+ * @property {import("./position.js").Position} [since] what came after it is delivered first
+ * @property {number} [last] the newest n messages are delivered first
+ * @property {boolean} [cursors] receive the users' cursors
+ */
+
+/**
+ * @typedef {object} Message
+ * @property {string} [topic]
+ * @property {string} [group]
+ * @property {string} event
+ * @property {any} data
+ * @property {string} [text] in place of `data`: published as text that is no JSON
+ * @property {string} [base64] in place of `data`: published as bytes that are no text
+ * @property {string} [from] who published it, where the topic's rule shows that
+ * @property {number} [seq]
+ * @property {number} [ts] milliseconds since 1970
+ * @property {boolean} [direct] sent to this user or connection
+ * @property {boolean} [replayed] older than the subscription
+ */
+
+/** A topic member's public data; both parts are text of others, not to be trusted. @typedef {Record<string, { info?: any, data?: any }>} Members */
+
+/** What this session wants of one topic and what it has of it. It lives from the first hold to the last release. */
+export class Subscription {
+  holds = 0;
+  watchers = 0;
+  /** Data this user joined with. @type {{ data?: unknown } | undefined} */
+  joined;
+  /** @type {Members} */
+  members = Object.create(null);
+  /** @type {Record<string, unknown>} */
+  cursors = Object.create(null);
+  /** Names the subscribe under way or in force; undefined = the server has none from us. @type {object | undefined} */
+  wire;
+  /** The fields of the last subscribe no longer say what is wanted. */
+  stale = false;
+  /** @type {{ seq?: number, ts?: number } | undefined} */
+  at;
+
+  #live = false;
+  #head = 0;
+  /** @type {Members | undefined} */
+  #pages;
+
+  /**
+   * @param {string} topic
+   * @param {TopicOptions} o
+   * @param {import("./listeners.js").Listeners} listeners
+   */
+  constructor(topic, o, listeners) {
+    this.topic = topic;
+    this.pattern = isPattern(topic);
+    this.o = o;
+    this.listeners = listeners;
+    if (o.since) {
+      const { after, ts } = parse(o.since);
+      this.at = { seq: after, ts };
+    }
+  }
+
+  /** The subscribe frame that says what is wanted now. */
+  frame() {
+    const after = this.pattern ? undefined : this.at?.seq;
+    return {
+      op: "subscribe",
+      topic: this.topic,
+      after,
+      ts: after === undefined ? undefined : this.at?.ts,
+      last: after === undefined ? this.o.last : undefined,
+      presence: this.joined ? "join" : this.watchers ? "watch" : undefined,
+      data: this.joined?.data,
+      cursors: this.o.cursors || undefined,
+    };
+  }
+
+  /** The connection is gone, and with it what the server had. */
+  down() {
+    this.wire = undefined;
+    this.#live = false;
+  }
+
+  /** @param {any} ok the reply to subscribe @param {boolean} resumed whether it named a position */
+  accepted(ok, resumed) {
+    if (ok?.seq !== undefined && !this.pattern) this.at = { seq: ok.seq, ts: ok.ts };
+    this.#head = ok?.head ?? 0;
+    this.#live = true;
+    this.listeners.emit("$subscribed", { recovered: resumed && ok?.recovered === true, position: format(this.at) });
+  }
+
+  /** @param {import("./errors.js").FairleadError} error @returns {number | undefined} milliseconds to wait before trying again */
+  refused(error) {
+    this.down();
+    if (isTransient(error)) return error.retryAfter ?? 1000;
+    this.listeners.emit("$denied", error);
+  }
+
+  /** @param {Message} message */
+  message(message) {
+    if (!this.#live && !message.direct) return; // left over from an earlier subscription
+    if (message.seq !== undefined && !this.pattern) {
+      if (!this.#moved(message)) return;
+      if (message.seq <= this.#head) message = { ...message, replayed: true };
+    }
+    this.listeners.emit(message.event, message);
+    this.listeners.emit("*", message);
+  }
+
+  /**
+   * Whether a message is new, not one already seen; a later time under an old number is another log, hence new.
+   * @param {{ seq?: number, ts?: number }} to
+   */
+  #moved({ seq = 0, ts = 0 }) {
+    if (this.at && seq <= (this.at.seq ?? -1) && ts <= (this.at.ts ?? Infinity)) return false;
+    this.at = { seq, ts };
+    return true;
+  }
+
+  /** @param {import("./frame.js").Frame} frame */
+  control(frame) {
+    if (frame.op === "skip") this.#moved(frame);
+    else if (frame.op === "truncated") this.listeners.emit("$truncated", { missingFrom: frame.missingFrom });
+    else if (frame.op === "presence") this.#presence(frame);
+    else if (frame.op === "cursors") {
+      if (frame.all) this.cursors = Object.create(null);
+      for (const key of frame.gone ?? []) delete this.cursors[key];
+      Object.assign(this.cursors, frame.all, frame.moved);
+      this.listeners.emit("$cursors", this.cursors);
+    }
+  }
+
+  /** @param {import("./frame.js").Frame} frame */
+  #presence({ state, more, sample, joins = {}, leaves = {} }) {
+    const before = this.members;
+    if (state) {
+      this.#pages = Object.assign(this.#pages ?? Object.create(null), state);
+      if (more) return;
+    }
+    const whole = this.#pages ?? (sample && Object.assign(Object.create(null), sample));
+    this.#pages = undefined;
+    if (whole) {
+      const absent = (/** @type {Members} */ a, /** @type {Members} */ b) => Object.fromEntries(Object.entries(a).filter(([key]) => !(key in b)));
+      joins = absent(whole, before);
+      leaves = absent(before, whole);
+      this.members = whole;
+    } else {
+      for (const key of Object.keys(leaves)) delete before[key];
+      Object.assign(before, joins);
+    }
+    this.listeners.emit("$presence", this.members, { joined: joins, left: leaves });
+  }
+}

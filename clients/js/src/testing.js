@@ -1,0 +1,193 @@
+import { decode } from "./frame.js";
+import { isPattern, matches } from "./match.js";
+
+/**
+ * A gateway in memory, for unit tests of code that uses a client:
+ *
+ *     const server = new MemoryServer();
+ *     const fl = connect("ws://test/ws", { WebSocket: server.WebSocket, token: "ann" });
+ *
+ * It takes a token for the user's name, passes messages between its clients, answers calls by functions, and says
+ * UNIMPLEMENTED to the rest. Nothing waits for a clock: everything happens within a few microtasks.
+ */
+export class MemoryServer {
+  /** Every frame clients sent, with the connection it came on. @type {{ conn: string, frame: any }[]} */
+  received = [];
+  /** @type {Map<string, (data: any, call: { user: string, conn: string }) => unknown>} */
+  #methods = new Map();
+  /** @type {Map<string, Peer>} */
+  #peers = new Map();
+  /** @type {Map<string, { resolve(data: any): void, reject(error: any): void }>} */
+  #asked = new Map();
+  #next = 1;
+
+  /** For the option of that name. @type {typeof WebSocket} */
+  WebSocket;
+
+  constructor() {
+    const server = this;
+    this.WebSocket = /** @type {any} */ (class extends Peer {
+      /** @param {string} url */
+      constructor(url) {
+        super(url, server);
+      }
+    });
+  }
+
+  /** Connections that said hello. @returns {{ conn: string, user: string }[]} */
+  get connections() {
+    return [...this.#peers.values()].map(({ conn, user }) => ({ conn, user }));
+  }
+
+  /**
+   * Answers calls of a method, like a worker.
+   * @param {string} method
+   * @param {(data: any, call: { user: string, conn: string }) => unknown} fn an error it throws is answered with its `code`
+   */
+  handle(method, fn) {
+    this.#methods.set(method, fn);
+  }
+
+  /** Publishes as a worker does. @param {string} topic @param {string} event @param {any} data */
+  publish(topic, event, data) {
+    this.#fanOut({ topic, event, data });
+  }
+
+  /** A direct message to a user's connections. @param {string} user @param {string} event @param {any} data @param {string} [topic] */
+  send(user, event, data, topic) {
+    for (const peer of this.#peers.values()) if (peer.user === user) peer.deliver({ topic, event, data, direct: true });
+  }
+
+  /** Asks a connection. @param {string} conn @param {string} event @param {any} data @returns {Promise<any>} */
+  ask(conn, event, data) {
+    const ref = "r" + this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#asked.set(ref, { resolve, reject });
+      this.#peers.get(conn)?.deliver({ op: "request", ref, event, data, timeoutMs: 5000 });
+    });
+  }
+
+  /** Closes every connection, as a gateway that dies (1006) or says why. @param {number} [code] */
+  drop(code = 1006) {
+    for (const peer of [...this.#peers.values()]) peer.end(code);
+  }
+
+  /** Asks every client to go elsewhere. @param {number} [afterMs] */
+  drain(afterMs = 0) {
+    for (const peer of this.#peers.values()) peer.deliver({ op: "drain", afterMs });
+  }
+
+  /** @param {any} message @param {Peer} [except] */
+  #fanOut(message, except) {
+    for (const peer of this.#peers.values()) {
+      if (peer !== except && [...peer.topics].some((t) => t === message.topic || (isPattern(t) && matches(t, message.topic)))) peer.deliver(message);
+    }
+  }
+
+  /** @param {Peer} peer */
+  gone(peer) {
+    this.#peers.delete(peer.conn);
+  }
+
+  /** @param {Peer} peer @param {any} frame */
+  async take(peer, frame) {
+    this.received.push({ conn: peer.conn, frame });
+    const { id, op, topic, event = "message", data, ref } = frame;
+    const ok = (/** @type {any} */ value) => id && peer.deliver({ id, ok: value });
+    const refuse = (/** @type {string} */ code, /** @type {string} */ message) =>
+      peer.deliver({ id: id ?? 0, error: { code, message, details: { op, topic } } });
+    switch (op) {
+      case "hello":
+        peer.conn = "c" + this.#next++;
+        peer.user = frame.token ?? "anon-" + (frame.session ?? peer.conn);
+        this.#peers.set(peer.conn, peer);
+        return ok({ conn: peer.conn, user: peer.user, session: frame.session ?? "s" + peer.conn, gateway: "memory", heartbeatMs: 25000, maxPayloadBytes: 1e6 });
+      case "refresh":
+        return ok({});
+      case "subscribe":
+        peer.topics.add(topic);
+        return ok({ topic });
+      case "unsubscribe":
+        peer.topics.delete(topic);
+        return ok({});
+      case "publish":
+        this.#fanOut({ topic, event, data, from: peer.user }, frame.echo === false ? peer : undefined);
+        return ok({});
+      case "call": {
+        const fn = this.#methods.get(frame.method);
+        if (!fn) return refuse("UNIMPLEMENTED", "no worker serves " + frame.method);
+        try {
+          return ok((await fn(data, { user: peer.user, conn: peer.conn })) ?? null);
+        } catch (error) {
+          const { code = "INTERNAL", message } = /** @type {any} */ (error);
+          return refuse(code, message);
+        }
+      }
+      case "reply": {
+        const asked = this.#asked.get(ref);
+        this.#asked.delete(ref);
+        return frame.error ? asked?.reject(frame.error) : asked?.resolve(data);
+      }
+      case "cancel":
+      case "pong":
+        return;
+      default:
+        return refuse("UNIMPLEMENTED", op + ": not in the memory server");
+    }
+  }
+}
+
+/** The socket of one client. */
+class Peer {
+  conn = "";
+  user = "";
+  /** @type {Set<string>} */
+  topics = new Set();
+  readyState = 0;
+  protocol = "fairlead.v1";
+  /** @type {((e: any) => void) | null} */
+  onopen = null;
+  /** @type {((e: any) => void) | null} */
+  onmessage = null;
+  /** @type {((e: any) => void) | null} */
+  onclose = null;
+  /** @type {((e: any) => void) | null} */
+  onerror = null;
+  #server;
+
+  /** @param {string} url @param {MemoryServer} server */
+  constructor(url, server) {
+    this.url = url;
+    this.#server = server;
+    queueMicrotask(() => {
+      if (this.readyState) return;
+      this.readyState = 1;
+      this.onopen?.({});
+    });
+  }
+
+  /** @param {string} text */
+  send(text) {
+    if (this.readyState !== 1) return;
+    for (const frame of decode(text)) this.#server.take(this, frame);
+  }
+
+  /** @param {number} [code] */
+  close(code = 1000) {
+    this.end(code);
+  }
+
+  /** @param {any} frame */
+  deliver(frame) {
+    const data = JSON.stringify(frame);
+    queueMicrotask(() => this.readyState === 1 && this.onmessage?.({ data }));
+  }
+
+  /** @param {number} code */
+  end(code) {
+    if (this.readyState === 3) return;
+    this.readyState = 3;
+    this.#server.gone(this);
+    queueMicrotask(() => this.onclose?.({ code, reason: "" }));
+  }
+}

@@ -1,0 +1,154 @@
+import { Cursor } from "./cursor.js";
+import { FairleadError } from "./errors.js";
+import { parse } from "./position.js";
+import { Presence } from "./presence.js";
+
+/** @typedef {import("./subscription.js").Message} Message */
+/** @typedef {import("./listeners.js").Off} Off */
+
+/**
+ * @typedef {object} PublishOptions
+ * @property {string} [key] names this publish: it is stored once however often it is sent, and may therefore wait for a connection
+ * @property {boolean} [echo] false: this connection doesn't receive it
+ * @property {number} [timeout] milliseconds
+ * @property {AbortSignal} [signal]
+ */
+
+/** The most messages that wait for a `for await` loop. */
+const maxWaiting = 10000;
+
+/**
+ * A topic as this client sees it: a light handle, any number of which share one subscription.
+ * @template {Record<string, any>} [E=Record<string, any>] data by event
+ */
+export class Topic {
+  /** @type {string} */
+  name;
+  /** Who is there. */
+  presence;
+  /** Pointers of the users, never stored. */
+  cursor;
+  #session;
+  #o;
+
+  /**
+   * @param {import("./session.js").Session} session
+   * @param {string} name
+   * @param {import("./subscription.js").TopicOptions} [o]
+   */
+  constructor(session, name, o = {}) {
+    this.name = name;
+    this.#session = session;
+    this.#o = o;
+    this.presence = new Presence(session, name, o);
+    this.cursor = new Cursor(session, name, o);
+  }
+
+  /**
+   * Listens; the first listener of a topic subscribes to it, the end of the last one unsubscribes.
+   * `"*"` hears every event. Those with `$` are the client's own: `$subscribed` (again after every reconnect; its
+   * `recovered` says that nothing was missed), `$truncated` (something was), `$denied` with the error.
+   * @overload
+   * @param {"$subscribed"} event
+   * @param {(s: { recovered: boolean, position: import("./position.js").Position }) => void} fn
+   * @returns {Off}
+   */
+  /**
+   * @overload
+   * @param {"$truncated"} event
+   * @param {(e: { missingFrom?: number }) => void} fn
+   * @returns {Off}
+   */
+  /**
+   * @overload
+   * @param {"$denied"} event
+   * @param {(e: FairleadError) => void} fn
+   * @returns {Off}
+   */
+  /**
+   * @template {keyof E & string} K
+   * @overload
+   * @param {K} event
+   * @param {(m: Message & { data: E[K] }) => void} fn
+   * @returns {Off}
+   */
+  /**
+   * @overload
+   * @param {"*"} event
+   * @param {(m: Message) => void} fn
+   * @returns {Off}
+   */
+  /**
+   * @param {string} event
+   * @param {(e: any) => void} fn
+   * @returns {Off}
+   */
+  on(event, fn) {
+    const sub = this.#session.hold(this.name, this.#o);
+    return sub.listeners.add(event, fn, () => this.#session.release(sub));
+  }
+
+  /**
+   * Resolves when the server has stored or passed on the message. Without a connection it rejects, unless it has
+   * a `key`: then it waits, and is sent again after a drop.
+   * @template {keyof E & string} K
+   * @param {K} event
+   * @param {E[K]} data
+   * @param {PublishOptions} [o]
+   * @returns {Promise<{ seq?: number, duplicate?: boolean }>}
+   */
+  publish(event, data = /** @type {any} */ (null), { key, echo, timeout, signal } = {}) {
+    return this.#session.request({
+      op: "publish", topic: this.name, event, data, key, echo: echo === false ? false : undefined,
+    }, { timeout, signal, retry: key !== undefined });
+  }
+
+  /**
+   * What the topic retains, oldest first.
+   * @param {{ after?: import("./position.js").Position, limit?: number, timeout?: number, signal?: AbortSignal }} [o]
+   * @returns {Promise<{ messages: Message[], truncated: boolean, more: boolean }>}
+   */
+  async history({ after, limit, timeout, signal } = {}) {
+    const { after: seq = 0, ts } = parse(after);
+    const topic = this.name;
+    const reply = await this.#session.request({ op: "history", topic, after: seq, ts, limit }, { timeout, signal });
+    return { ...reply, messages: reply.messages.map((/** @type {Message} */ m) => ({ topic, ...m, replayed: true })) };
+  }
+
+  /**
+   * Every message from here on. Leaving the loop unsubscribes; it ends with the client, and throws when the
+   * subscription is denied or the loop falls too far behind.
+   * @returns {AsyncGenerator<Message, void, void>}
+   */
+  async *[Symbol.asyncIterator]() {
+    /** @type {Message[]} */
+    const waiting = [];
+    /** @type {FairleadError | undefined} */
+    let end = this.#session.ended;
+    let wake = () => {};
+    const stop = (/** @type {FairleadError} */ error) => {
+      end ??= error;
+      wake();
+    };
+    const offs = [
+      this.on("*", (m) => {
+        if (waiting.push(m) > maxWaiting) stop(new FairleadError("RESOURCE_EXHAUSTED", "too many messages unread"));
+        wake();
+      }),
+      this.on("$denied", stop),
+      this.#session.listeners.add("$end", stop),
+    ];
+    try {
+      for (;;) {
+        const message = waiting.shift();
+        if (message && end?.code !== "RESOURCE_EXHAUSTED") yield message;
+        else if (end) {
+          if (end.code === "CANCELLED") return;
+          throw end;
+        } else await new Promise((resolve) => (wake = () => resolve(undefined)));
+      }
+    } finally {
+      offs.forEach((off) => off());
+    }
+  }
+}

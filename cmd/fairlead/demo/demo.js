@@ -1,0 +1,16 @@
+// The demo page: Ann and Bob, each with a client of their own, in one conversation.
+import { FrameLog } from "./frames.js";
+import { Pane } from "./pane.js";
+import { call, copyButtons, inbox, serve } from "./widgets.js";
+
+const log = new FrameLog(document.querySelector("#frames"));
+const ws2 = new URLSearchParams(location.search).get("ws2") ?? undefined;
+
+const ann = new Pane("ann", "Ann", undefined, log);
+const bob = new Pane("bob", "Bob", ws2, log);
+document.querySelector(".panes").append(ann.element, bob.element);
+
+copyButtons();
+call(ann.client);
+inbox(ann.client);
+serve(ann.client);

@@ -1,0 +1,86 @@
+// The cards: a call, direct messages, a question from a worker.
+
+const part = (role) => document.querySelector(`[data-role=${role}]`);
+
+/** Replaces what an element shows by text and elements. */
+function say(element, good, ...what) {
+  element.replaceChildren(...what);
+  element.classList.toggle("good", good);
+}
+
+function tag(name, text, className = "") {
+  const element = document.createElement(name);
+  element.textContent = text;
+  element.className = className;
+  return element;
+}
+
+/** A button beside every nats command that copies it. */
+export function copyButtons() {
+  for (const command of document.querySelectorAll("[data-nats-cmd]")) {
+    const button = tag("button", "Copy");
+    button.type = "button";
+    button.setAttribute("aria-label", "Copy the command");
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(command.textContent);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(command); // no right to the clipboard: at least it is selected
+        button.textContent = "Ctrl+C";
+      }
+      setTimeout(() => (button.textContent = "Copy"), 1500);
+    });
+    command.after(button);
+  }
+}
+
+/** Calls a worker; where none serves, says how to start one. */
+export function call(client) {
+  const button = part("call"), result = part("call-result");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const began = performance.now();
+    try {
+      const reply = await client.call("hello.greet", { name: "Ann" });
+      say(result, true, tag("code", JSON.stringify(reply)), ` in ${(performance.now() - began).toFixed(1)} ms`);
+    } catch (error) {
+      const why = error.code === "UNIMPLEMENTED" ? "No worker serves hello.greet yet. Run the command, then call again." : error.message;
+      say(result, false, tag("span", error.code ?? "error", "code"), why);
+    } finally {
+      button.disabled = false;
+    }
+  });
+}
+
+/** Shows the newest direct message. */
+export function inbox(client) {
+  client.inbox((m) => say(part("inbox"), true, tag("span", m.event, "code"), tag("code", JSON.stringify(m.data ?? m.text ?? m.base64))));
+}
+
+/** Answers a worker's question by a click, or for itself when nobody clicks before the worker stops waiting. */
+export function serve(client) {
+  const question = part("question"), answers = part("answers"), command = document.querySelector("[data-nats-cmd=request]");
+  const nobody = "nobody clicked", patience = 3000;
+
+  client.on("state", () => {
+    if (client.conn) command.textContent = `nats req fl.conn.${client.conn} '{"question":"Deploy now?"}' -H Fl-Event:confirm`;
+  });
+
+  let asked = () => {}; // ends the question on the page
+  client.serve("confirm", async (q) => {
+    asked(nobody);
+    say(question, true, tag("span", "asked", "code"), String(q?.question ?? "Yes or no?"));
+    answers.hidden = false;
+    let end;
+    const answered = new Promise((resolve) => (end = asked = resolve));
+    setTimeout(end, patience, nobody);
+    const answer = await answered;
+    if (asked === end) {
+      answers.hidden = true;
+      say(question, true, "Answered ", tag("code", JSON.stringify({ answer })));
+    }
+    return { answer };
+  });
+  answers.addEventListener("click", ({ target }) => target.dataset.answer && asked(target.dataset.answer));
+}

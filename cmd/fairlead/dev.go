@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/fairlead-io/fairlead/clients/js"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/demo"
+	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/natsdev"
+	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+	"github.com/fairlead-io/fairlead/services/gateway/auth"
+)
+
+// DevCmd runs everything on one machine: an embedded NATS server with
+// JetStream, the gateway and the demo page.
+type DevCmd struct {
+	HTTP string   `name:"http" placeholder:"ADDR" help:"Public listener (default 127.0.0.1:8080, or FAIRLEAD_HTTP_ADDR)."`
+	NATS string   `name:"nats" default:"127.0.0.1:4222" placeholder:"ADDR" help:"NATS listener (default ${default})."`
+	Data string   `default:"./.fairlead" placeholder:"DIR" help:"Where NATS keeps its data, and the secret that signs tokens (default ${default})."`
+	Host []string `placeholder:"NAME" help:"Answer to this host name too, beside localhost."`
+}
+
+// devHTTP is where dev listens when nobody says otherwise: on this machine only.
+const devHTTP = "127.0.0.1:8080"
+
+// devDefaults are the settings that dev changes: nothing of it is fit for a
+// machine that others reach.
+var devDefaults = map[string]string{
+	"HTTP_ADDR":               devHTTP,
+	"AUTH":                    auth.ModeDev,
+	"ALLOW_ANONYMOUS":         "true",
+	"DEMO":                    "true",
+	"HTTP_API":                "true",
+	"LIMIT_FRAMES_PER_SECOND": "0",
+	"DRAIN_WINDOW":            "2s",
+}
+
+// devTokenLife is how long the token that dev prints, and those of the demo
+// page, are valid.
+const devTokenLife = 24 * time.Hour
+
+// Run serves until ctx is done, then drains and stops the NATS server last.
+func (c *DevCmd) Run(ctx context.Context, env *Env) error {
+	cfg, err := loadConfig(ctx, os.LookupEnv, devDefaults)
+	if err != nil {
+		return usage(err)
+	}
+	if c.HTTP != "" {
+		cfg.Gateway.Addr = c.HTTP
+	}
+	cfg.Gateway.Development = true
+	cfg.Gateway.Hosts = c.Host
+	if adminIsDefault() {
+		cfg.AdminAddr = "127.0.0.1:9090"
+	}
+	listener, err := net.Listen("tcp", cfg.Gateway.Addr)
+	if err != nil {
+		return usage(fmt.Errorf("--http %s: %w", cfg.Gateway.Addr, cause(err)))
+	}
+	defer listener.Close()
+	if err := os.MkdirAll(c.Data, 0o755); err != nil {
+		return usage(fmt.Errorf("--data %s: %w", c.Data, cause(err)))
+	}
+	secret, err := devSecret(cfg, c.Data)
+	if err != nil {
+		return usage(fmt.Errorf("--data %s: %w", c.Data, err))
+	}
+	server, err := c.startNATS()
+	if err != nil {
+		return err
+	}
+	defer server.Shutdown()
+
+	p := process{
+		mode: rules.Dev, what: "dev",
+		bus:  &bus.Config{InProcess: server.InProcess(), ReplyPrefixes: cfg.NATS.ReplyPrefixes},
+		http: listener,
+		mount: func(mux *http.ServeMux) {
+			if cfg.Demo {
+				mountDemo(mux, secret, cfg)
+			}
+		},
+		ready: func(*slog.Logger) { c.welcome(env, cfg, listener, server, secret) },
+	}
+	return serve(ctx, env, cfg, p)
+}
+
+func (c *DevCmd) startNATS() (*natsdev.Server, error) {
+	host, port, err := net.SplitHostPort(c.NATS)
+	if err != nil {
+		return nil, usage(fmt.Errorf("--nats %s: host:port, such as 127.0.0.1:4222", c.NATS))
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil || number < 0 || number > 65535 {
+		return nil, usage(fmt.Errorf("--nats %s: host:port, such as 127.0.0.1:4222", c.NATS))
+	}
+	server, err := natsdev.Start(natsdev.Config{Host: host, Port: number, StoreDir: filepath.Join(c.Data, "nats")})
+	var taken *natsdev.ListenError
+	var store *natsdev.StoreError
+	switch {
+	case errors.As(err, &taken):
+		return nil, usage(fmt.Errorf("--nats %s: %w", c.NATS, cause(taken.Err)))
+	case errors.As(err, &store):
+		return nil, usage(fmt.Errorf("--data %s: %w", c.Data, cause(store.Err)))
+	}
+	return server, err
+}
+
+// devSecret returns the secret that signs tokens: the configured one, else one
+// that is made once and kept in the data directory. With keys of another kind
+// there is none, and dev can't make tokens.
+func devSecret(cfg *config, dir string) ([]byte, error) {
+	a := &cfg.Gateway.Auth
+	switch {
+	case a.JWTSecret != "":
+		return []byte(a.JWTSecret), nil
+	case a.JWKSURL != "" || a.PublicKeyFile != "":
+		return nil, nil
+	}
+	secret, err := auth.DevSecret(dir)
+	if err != nil {
+		return nil, err
+	}
+	a.JWTSecret = string(secret)
+	return secret, nil
+}
+
+// mountDemo serves the demo page, the client that it uses, and tokens for its
+// two users.
+func mountDemo(mux *http.ServeMux, secret []byte, cfg *config) {
+	mux.Handle("GET /fairlead.js", js.Handler())
+	mux.Handle("GET /fairlead/", js.Handler())
+	mux.Handle("GET /demo", demo.Handler())
+	mux.Handle("GET /demo/", demo.Handler())
+	mux.HandleFunc("GET /demo/token", func(w http.ResponseWriter, r *http.Request) {
+		user := r.URL.Query().Get("user")
+		if err := wire.CheckUser(user); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		token, err := mint(secret, cfg, user)
+		if err != nil {
+			http.Error(w, "no tokens here: "+err.Error(), http.StatusNotFound)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		fmt.Fprint(w, token)
+	})
+}
+
+func mint(secret []byte, cfg *config, user string) (string, error) {
+	if secret == nil {
+		return "", errors.New("tokens are signed by somebody else (FAIRLEAD_AUTH_JWT_…)")
+	}
+	now := time.Now()
+	life := min(devTokenLife, cfg.Gateway.Auth.MaxAge)
+	return auth.Mint(secret, auth.Claims{User: user, Issuer: cfg.Gateway.Auth.Issuer, Audience: cfg.Gateway.Auth.Audience,
+		IssuedAt: now, ExpiresAt: now.Add(life)})
+}
+
+// welcome says where everything is, once it is there.
+func (c *DevCmd) welcome(env *Env, cfg *config, listener net.Listener, server *natsdev.Server, secret []byte) {
+	at := listener.Addr().String()
+	scheme, ws := "http", "ws"
+	if cfg.Gateway.TLSCert != "" {
+		scheme, ws = "https", "wss"
+	}
+	out := env.Stdout
+	fmt.Fprintf(out, "\nFairlead is ready.\n\n")
+	if cfg.Demo {
+		fmt.Fprintf(out, "  demo     %s://%s/demo\n", scheme, at)
+	}
+	fmt.Fprintf(out, "  gateway  %s://%s/ws\n  nats     %s\n", ws, at, server.ClientURL())
+	if cfg.AdminAddr != "off" {
+		fmt.Fprintf(out, "  metrics  http://%s/metrics\n", cfg.AdminAddr)
+	}
+	fmt.Fprintf(out, "  data     %s\n", c.Data)
+	if token, err := mint(secret, cfg, "ann"); err == nil {
+		fmt.Fprintf(out, "\nA token for user ann, for 24 hours (anonymous works too):\n\n  %s\n", token)
+	}
+	url := ""
+	if at != devHTTP {
+		url = " --url " + ws + "://" + at + "/ws"
+	}
+	fmt.Fprintf(out, "\nTry next, each in a terminal of its own:\n\n"+
+		"  go run ./cmd/fairlead sub chat.lobby%s\n"+
+		"  go run ./cmd/fairlead pub chat.lobby '{\"text\":\"hi\"}'%s\n"+
+		"  nats -s %s pub fl.topic.chat.lobby '{\"text\":\"hi from a worker\"}'\n\n", url, url, server.ClientURL())
+}

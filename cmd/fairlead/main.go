@@ -1,0 +1,76 @@
+// Command fairlead is realtime for every backend that speaks NATS: the
+// gateway, the services beside it, and the tools around them, in one binary.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line: one field per command.
+type cli struct {
+	Dev     DevCmd     `cmd:"" help:"Run everything on this machine: NATS, gateway, demo page."`
+	Run     RunCmd     `cmd:"" help:"Run services against an external NATS."`
+	Pub     PubCmd     `cmd:"" help:"Publish a message."`
+	Sub     SubCmd     `cmd:"" help:"Print the messages of topics."`
+	Call    CallCmd    `cmd:"" help:"Call a worker's method."`
+	Token   TokenCmd   `cmd:"" help:"Make a token."`
+	Rules   RulesCmd   `cmd:"" help:"Check, apply and explain the rules of topics."`
+	Bench   BenchCmd   `cmd:"" help:"Measure a gateway on this machine."`
+	Health  HealthCmd  `cmd:"" help:"Ask a process whether it is well; for container healthchecks."`
+	Version VersionCmd `cmd:"" help:"Print the version."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the program; it returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	var c cli
+	exit := -1
+	parser, err := kong.New(&c,
+		kong.Name("fairlead"),
+		kong.Description("Realtime for every backend that speaks NATS."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exit = code }),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "fairlead:", err)
+		return exitFailure
+	}
+	command, err := parser.Parse(args)
+	if exit >= 0 { // --help
+		return exit
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "fairlead: %v\n(fairlead --help lists the commands)\n", err)
+		return exitUsage
+	}
+	err = command.Run(newEnv(stdin, stdout, stderr))
+	var coded *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &coded):
+		if coded.err != nil {
+			fmt.Fprintln(stderr, "fairlead:", coded.err)
+		}
+		return coded.code
+	}
+	fmt.Fprintln(stderr, "fairlead:", err)
+	return exitFailure
+}

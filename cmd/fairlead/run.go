@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/fairlead-io/fairlead/internal/rules"
+)
+
+// RunCmd runs services against an external NATS, as the environment says.
+type RunCmd struct {
+	Services []string `arg:"" help:"gateway, or all."`
+}
+
+// services are the services of the protocol, and whether they exist yet.
+var services = map[string]bool{"gateway": true, "presence": false, "replay": false, "ratelimit": false, "tasks": false}
+
+// Run serves until ctx is done, then drains.
+func (c *RunCmd) Run(ctx context.Context, env *Env) error {
+	for _, name := range c.Services {
+		if exists, known := services[name]; name != "all" && !known {
+			return &exitError{exitUsage, fmt.Errorf("run %s: no such service; there are gateway and all", name)}
+		} else if name != "all" && !exists {
+			return &exitError{exitUsage, fmt.Errorf("run %s: this service is not built yet; there are gateway and all", name)}
+		}
+	}
+	cfg, err := loadConfig(ctx, os.LookupEnv, nil)
+	if err != nil {
+		return usage(err)
+	}
+	if cfg.Gateway.Auth.Mode == "dev" {
+		return usage(errors.New("FAIRLEAD_AUTH=dev: only in fairlead dev; jwt or anonymous"))
+	}
+	return serve(ctx, env, cfg, process{mode: rules.Run, what: "run " + strings.Join(c.Services, " ")})
+}
+
+// usage is an error of the caller's: exit code 2.
+func usage(err error) error {
+	var coded *exitError
+	if err == nil || errors.As(err, &coded) {
+		return err
+	}
+	return &exitError{exitUsage, err}
+}
+
+// adminIsDefault reports whether nobody chose the admin address: then one that
+// is taken only means no admin listener.
+func adminIsDefault() bool {
+	_, set := os.LookupEnv(envPrefix + "ADMIN_ADDR")
+	return !set
+}

@@ -1,0 +1,253 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// ErrUnsubscribed is what [Subscription.Next] returns after its last message
+// when the subscription was ended by [Subscription.Unsubscribe].
+var ErrUnsubscribed = errors.New("unsubscribed")
+
+// SubscribeOptions says where a subscription starts and who receives. The
+// zero value starts with the next message and is read with [Subscription.Next].
+type SubscribeOptions struct {
+	// After resumes behind this seq, if not nil; 0 is the oldest retained message.
+	After *int64
+	// Ts is the time of the message at After, which tells a new log from the known one.
+	Ts int64
+	// Last asks for this many earlier messages.
+	Last int
+	// Presence is `watch` or `join`; Data is the member's public data.
+	Presence string
+	Data     any
+	// Cursors asks for the topic's cursors.
+	Cursors bool
+	// OnMessage receives the messages, one at a time, in a goroutine of the
+	// client. Without it they wait for Next or Messages.
+	OnMessage func(Message)
+	// Control lets the topic's control frames through as messages with Control set.
+	Control bool
+	// Queue bounds the messages that wait. Default: the client's.
+	Queue int
+}
+
+// Position is the gateway's answer to subscribe.
+type Position struct {
+	Topic       string `json:"topic"`
+	Seq         int64  `json:"seq"`
+	Ts          int64  `json:"ts"`
+	Head        int64  `json:"head"`
+	Recovered   *bool  `json:"recovered"`
+	MissingFrom *int64 `json:"missingFrom"`
+}
+
+// Subscription receives the messages of one topic or pattern. Where patterns
+// overlap, each subscription receives what the server sent for any of them.
+type Subscription struct {
+	c        *Client
+	topic    string
+	control  bool
+	queue    *queue[Message]
+	position Position
+
+	pump     sync.Once
+	messages chan Message
+}
+
+// Subscribe subscribes to a topic, or to a pattern with NATS wildcards, and
+// returns when the subscription is live. A topic that has a [Subscription]
+// already is ALREADY_EXISTS here; [Client.Request] reaches the server's own
+// answer to that.
+func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions) (*Subscription, error) {
+	var data []byte
+	if o.Data != nil {
+		var err error
+		if data, err = encode("data", o.Data); err != nil {
+			return nil, err
+		}
+	}
+	s := &Subscription{c: c, topic: topic, control: o.Control, queue: newQueue[Message](o.Queue)}
+	if o.Queue <= 0 {
+		s.queue.max = c.queue
+	}
+	if err := c.attach(s); err != nil { // first: messages may follow the reply at once
+		return nil, err
+	}
+	ok, err := c.ask(ctx, c.timeout, func(id int64) []byte {
+		f := newFrame("subscribe", id)
+		f.str("topic", topic)
+		if o.After != nil {
+			f.int("after", *o.After)
+		}
+		if o.Ts != 0 {
+			f.int("ts", o.Ts)
+		}
+		if o.Last != 0 {
+			f.int("last", int64(o.Last))
+		}
+		f.optional("presence", o.Presence)
+		if data != nil {
+			f.raw("data", data)
+		}
+		if o.Cursors {
+			f.bool("cursors", true)
+		}
+		return f.end()
+	})
+	if err == nil {
+		if e := json.Unmarshal(ok, &s.position); e != nil {
+			err = wire.Errorf(wire.Internal, "subscribe's reply: %v", e)
+		}
+	}
+	if err != nil {
+		c.detach(s)
+		s.queue.end(err)
+		if wire.CodeOf(err) == wire.DeadlineExceeded || wire.CodeOf(err) == wire.Cancelled {
+			_ = c.sendUnsubscribe(topic) // it may have taken effect; a lost connection needs no unsubscribe
+		}
+		return nil, err
+	}
+	if o.OnMessage != nil {
+		c.start(func() {
+			for !c.stopped() {
+				m, err := s.queue.pop(c.stop)
+				if err != nil {
+					return
+				}
+				o.OnMessage(m)
+			}
+		})
+	}
+	return s, nil
+}
+
+func (c *Client) attach(s *Subscription) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closeErr != nil {
+		return c.closeErr.asError()
+	}
+	if c.subs[s.topic] != nil {
+		return wire.Errorf(wire.AlreadyExists, "topic: a subscription of this client has it")
+	}
+	c.subs[s.topic] = s
+	if wire.IsPattern(s.topic) {
+		c.patterns++
+	}
+	return nil
+}
+
+func (c *Client) detach(s *Subscription) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.subs[s.topic] != s {
+		return
+	}
+	delete(c.subs, s.topic)
+	if wire.IsPattern(s.topic) {
+		c.patterns--
+	}
+}
+
+// Topic returns what was subscribed to.
+func (s *Subscription) Topic() string { return s.topic }
+
+// Position returns the position the subscription started from.
+func (s *Subscription) Position() Position { return s.position }
+
+// Next waits for the next message. It returns [ErrUnsubscribed] after the last
+// one, a [*wire.Error] when the connection closed or the queue ran over, or
+// ctx's error. It is not for subscriptions with OnMessage.
+func (s *Subscription) Next(ctx context.Context) (Message, error) {
+	m, err := s.queue.pop(ctx.Done())
+	if err == errStopped {
+		err = context.Cause(ctx)
+	}
+	return m, err
+}
+
+// Err returns why the subscription ended; nil while it is live.
+func (s *Subscription) Err() error { return s.queue.ended() }
+
+// Messages returns a channel of the messages, closed after the last one;
+// [Subscription.Err] then says why. Next is not to be used beside it, and a
+// reader that stops early leaves a goroutine until [Client.Close].
+func (s *Subscription) Messages() <-chan Message {
+	s.pump.Do(func() {
+		s.messages = make(chan Message)
+		if !s.c.start(s.forward) { // closed already: what is left fits a channel
+			var rest []Message
+			for m, err := s.queue.pop(nil); err == nil; m, err = s.queue.pop(nil) {
+				rest = append(rest, m)
+			}
+			s.messages = make(chan Message, len(rest))
+			for _, m := range rest {
+				s.messages <- m
+			}
+			close(s.messages)
+		}
+	})
+	return s.messages
+}
+
+func (s *Subscription) forward() {
+	defer close(s.messages)
+	for {
+		m, err := s.queue.pop(s.c.stop)
+		if err != nil {
+			return
+		}
+		select {
+		case s.messages <- m:
+		case <-s.c.stop:
+			return
+		}
+	}
+}
+
+// Unsubscribe ends the subscription; messages that arrived before the server's
+// reply can still be read. It is idempotent.
+func (s *Subscription) Unsubscribe(ctx context.Context) error {
+	err := s.c.Unsubscribe(ctx, s.topic)
+	s.c.detach(s)
+	s.queue.end(ErrUnsubscribed)
+	return err
+}
+
+// Unsubscribe ends the subscription to topic, whoever made it.
+func (c *Client) Unsubscribe(ctx context.Context, topic string) error {
+	_, err := c.ask(ctx, c.timeout, func(id int64) []byte {
+		f := newFrame("unsubscribe", id)
+		f.str("topic", topic)
+		return f.end()
+	})
+	c.mu.Lock()
+	s := c.subs[topic]
+	c.mu.Unlock()
+	if s != nil && err == nil {
+		c.detach(s)
+		s.queue.end(ErrUnsubscribed)
+	}
+	return err
+}
+
+// abandon ends a subscription whose queue ran over: its reader is told, the
+// server is asked to stop, the connection and everyone else on it go on. The
+// connection's reader calls it, which must not write.
+func (s *Subscription) abandon() {
+	s.c.detach(s)
+	s.queue.end(wire.Errorf(wire.ResourceExhausted, "%d messages of the subscription wait and nobody takes them", s.queue.max))
+	s.c.start(func() { _ = s.c.sendUnsubscribe(s.topic) }) // a lost connection needs no unsubscribe
+}
+
+// sendUnsubscribe asks for the end of a subscription and waits for no answer.
+func (c *Client) sendUnsubscribe(topic string) error {
+	f := newFrame("unsubscribe", c.lastID.Add(1))
+	f.str("topic", topic)
+	return c.SendFrame(f.end())
+}
