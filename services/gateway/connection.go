@@ -32,6 +32,7 @@ type connection struct {
 	published map[string]struct{}
 	frames    rateWindow
 	greeted   bool // hello has been answered
+	parting   parting
 
 	identity atomic.Pointer[auth.Identity] // nil before hello
 
@@ -39,6 +40,12 @@ type connection struct {
 	closed   bool                // guarded by mu, with the maps below
 	calls    map[int64]*call     // outstanding, by id
 	requests map[string]*request // asked of the client, by ref
+}
+
+// parting is how an op ends the connection, behind the error that answers it.
+type parting struct {
+	code   wire.CloseCode
+	reason string
 }
 
 var framePool = sync.Pool{New: func() any { return new(wire.Frame) }}
@@ -73,6 +80,10 @@ func (c *connection) receive(data []byte) {
 		}
 		if err := c.serve(f, err); err != nil {
 			c.fail(f.ID, explain(err, f))
+		}
+		if c.parting.code != 0 {
+			c.out.Close(int(c.parting.code), c.parting.reason)
+			return false
 		}
 		return true
 	})

@@ -87,7 +87,7 @@ func (c *connection) authenticate(token, session string) *wire.Error {
 		e := wire.AsError(err)
 		if e.Code == wire.Unauthenticated {
 			c.g.metrics.unauthenticated.Add(1)
-			defer c.out.Close(int(wire.CloseUnauthenticated), "no valid token")
+			c.parting = parting{wire.CloseUnauthenticated, "no valid token"}
 		}
 		return e
 	}
@@ -107,7 +107,7 @@ func (c *connection) identify(id *auth.Identity) *wire.Error {
 	if !c.g.connections.admitUser(id.User, c.g.cfg.Limits.ConnectionsPerUser) {
 		c.g.metrics.limited.Add(1)
 		c.g.event("limit.exceeded", "", eventBody{Conn: c, User: id.User, Limit: "connections_per_user", Allowed: int64(c.g.cfg.Limits.ConnectionsPerUser)})
-		defer c.out.Close(int(wire.CloseTooMany), "too many connections of this user")
+		c.parting = parting{wire.CloseTooMany, "too many connections of this user"}
 		return &wire.Error{Code: wire.ResourceExhausted, Message: "too many connections of this user", RetryAfter: time.Second}
 	}
 	c.identity.Store(id)
