@@ -173,13 +173,24 @@ func validLabel(s string) bool {
 }
 
 // CheckUser returns an INVALID_ARGUMENT that names the field unless s is a
-// user id: 1-128 bytes of UTF-8 without control characters.
-func CheckUser(s string) error { return checkID("user", s) }
+// user id: 1-128 bytes of UTF-8 without control characters, and without a
+// space at either end, which NATS would trim from a header: the user would
+// arrive as another.
+func CheckUser(s string) error {
+	if err := checkID("user", s); err != nil {
+		return err
+	}
+	if !ValidHeaderValue(s) {
+		return InvalidField("user", "no space at either end")
+	}
+	return nil
+}
 
-// CheckKey is [CheckUser] for an idempotency key.
+// CheckKey returns an INVALID_ARGUMENT that names the field unless s is an
+// idempotency key: 1-128 bytes of UTF-8 without control characters.
 func CheckKey(s string) error { return checkID("key", s) }
 
-// CheckGroup is [CheckUser] for a group id.
+// CheckGroup is [CheckKey] for a group id.
 func CheckGroup(s string) error { return checkID("group", s) }
 
 func checkID(field, s string) error {
