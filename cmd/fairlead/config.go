@@ -27,7 +27,7 @@ type config struct {
 	NATS       natsConfig     `env:", prefix=NATS_"`
 	AdminAddr  string         `env:"ADMIN_ADDR, default=:9090" help:"every service: /metrics /healthz /readyz /version, and pprof for loopback; off = no listener"`
 	TopicsFile string         `env:"TOPICS_FILE" help:"rules file; put into the bucket that every process follows. Without it: what the bucket holds, else the built-in rules"`
-	Demo       bool           `env:"DEMO, default=false" help:"serve the demo page at /demo; on in dev"`
+	Demo       bool           `env:"DEMO, default=false" help:"serve the demo page at /demo; on in dev, which also hands out tokens for it"`
 	LogLevel   string         `env:"LOG_LEVEL, default=info" help:"debug, info, warn or error"`
 	LogFormat  string         `env:"LOG_FORMAT" help:"text or json; text on a terminal, else json"`
 	Gateway    gateway.Config

@@ -161,7 +161,7 @@ func mountDemo(mux *http.ServeMux, secret []byte, cfg *config) {
 
 func mint(secret []byte, cfg *config, user string) (string, error) {
 	if secret == nil {
-		return "", errors.New("tokens are signed by somebody else (FAIRLEAD_AUTH_JWT_…)")
+		return "", errors.New("they are handed out by fairlead dev only, where it has the secret that signs them")
 	}
 	now := time.Now()
 	life := min(devTokenLife, cfg.Gateway.Auth.MaxAge)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 
@@ -34,7 +35,11 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 	if cfg.Gateway.Auth.Mode == "dev" {
 		return usage(errors.New("FAIRLEAD_AUTH=dev: only in fairlead dev; jwt or anonymous"))
 	}
-	return serve(ctx, env, cfg, process{mode: rules.Run, what: "run " + strings.Join(c.Services, " ")})
+	p := process{mode: rules.Run, what: "run " + strings.Join(c.Services, " ")}
+	if cfg.Demo {
+		p.mount = func(mux *http.ServeMux) { mountDemo(mux, nil, cfg) } // without tokens: who calls for them is unknown
+	}
+	return serve(ctx, env, cfg, p)
 }
 
 // usage is an error of the caller's: exit code 2.

@@ -175,6 +175,8 @@ func (g *Service) Run(ctx context.Context) error {
 
 	server := telemetry.Server(g.cfg.Addr, g.handler(), g.log)
 	server.TLSConfig = tlsConfig
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP1(true) // what WebSockets upgrade from
 	group.Go(func() error {
 		var err error
 		if tlsConfig != nil {
