@@ -9,6 +9,8 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/fairlead-io/fairlead/internal/spelling"
 )
 
 // allowed says which values a field takes.
@@ -55,7 +57,7 @@ func known(o *object) string {
 func suggest(name string, o *object) string {
 	best, distance := "", 3
 	for _, f := range o.fields {
-		if d := editDistance(name, f.name); d < distance {
+		if d := spelling.Distance(name, f.name); d < distance {
 			best, distance = f.name, d
 		}
 	}
@@ -63,31 +65,6 @@ func suggest(name string, o *object) string {
 		return fmt.Sprintf("did you mean %s? known are %s", best, known(o))
 	}
 	return "known are " + known(o)
-}
-
-// editDistance counts the letters to insert, delete or replace between two
-// short words; letter case counts for nothing.
-func editDistance(a, b string) int {
-	if len(a) > 32 {
-		return len(a)
-	}
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d = min(diagonal, row[j], row[j+1]) + 1
-			}
-			diagonal, row[j+1] = row[j+1], d
-		}
-	}
-	return row[len(b)]
 }
 
 // describe names a node as its author sees it.
