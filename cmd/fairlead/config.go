@@ -14,6 +14,7 @@ import (
 	"github.com/sethvargo/go-envconfig"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/spelling"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway"
 )
@@ -198,30 +199,9 @@ func unknownVariables(environ []string) (lines []string) {
 		if !ok || slices.Contains(known, name) {
 			continue
 		}
-		nearest := slices.MinFunc(known, func(a, b string) int { return distance(name, a) - distance(name, b) })
+		nearest, _ := spelling.Nearest(name, known)
 		lines = append(lines, fmt.Sprintf("%s%s is no variable of Fairlead; the nearest is %s%s", envPrefix, name, envPrefix, nearest))
 	}
 	slices.Sort(lines)
 	return lines
-}
-
-// distance is the Levenshtein distance of two names.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
