@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,6 +52,7 @@ type Service struct {
 	authorizer  Authorizer
 	origins     Origins
 	proxies     Proxies
+	tls         *tls.Config // nil without TLS
 	rules       *rules.Live
 	guard       bus.Guard
 	outbox      *outbox.Outbox
@@ -108,6 +110,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if g.origins.Any() && cfg.Auth.Cookie != "" {
 		errs = append(errs, problem("ORIGINS", "*", "not together with FAIRLEAD_AUTH_COOKIE: name the origins"))
 	}
+	g.tls, err = g.tlsConfig()
+	errs = append(errs, err)
 	g.proxies, err = ParseProxies(cfg.TrustedProxies)
 	if errs = append(errs, err); errors.Join(errs...) != nil {
 		return nil, errors.Join(errs...)
@@ -137,10 +141,6 @@ func (g *Service) Run(ctx context.Context) error {
 		}
 	}
 	defer listener.Close()
-	tlsConfig, err := g.tlsConfig()
-	if err != nil {
-		return err
-	}
 	// work goes on while the gateway drains; halt ends it.
 	work, halt := context.WithCancel(context.WithoutCancel(ctx))
 	defer halt()
@@ -174,12 +174,12 @@ func (g *Service) Run(ctx context.Context) error {
 	group.Go(func() error { return g.auth.Run(work) })
 
 	server := telemetry.Server(g.cfg.Addr, g.handler(), g.log)
-	server.TLSConfig = tlsConfig
+	server.TLSConfig = g.tls
 	server.Protocols = new(http.Protocols)
 	server.Protocols.SetHTTP1(true) // what WebSockets upgrade from
 	group.Go(func() error {
 		var err error
-		if tlsConfig != nil {
+		if g.tls != nil {
 			err = server.ServeTLS(listener, "", "")
 		} else {
 			err = server.Serve(listener)
@@ -200,7 +200,7 @@ func (g *Service) Run(ctx context.Context) error {
 	if work.Err() == nil {
 		g.drain(gone)
 	}
-	err = g.stop(server, gone)
+	err := g.stop(server, gone)
 	halt()
 	return errors.Join(group.Wait(), err)
 }
