@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
 // Env is what a command needs of the outside: where to read and write, and
@@ -16,7 +18,8 @@ import (
 type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// Connect returns a connection that the command closes.
+	// Connect returns a connection that is there, and that the command closes;
+	// UNAVAILABLE if the server can't be reached within a few seconds.
 	Connect   func(ctx context.Context) (*nats.Conn, error)
 	Namespace string
 	Replicas  int // of streams and buckets
@@ -40,9 +43,38 @@ func newEnv(stdin io.Reader, stdout, stderr io.Writer) *Env {
 		if errors.As(err, &invalid) {
 			return nil, &exitError{exitUsage, err}
 		}
-		return nc, err
+		if err != nil {
+			return nil, err
+		}
+		if err := awaitConnected(ctx, nc); err != nil {
+			nc.Close()
+			return nil, err
+		}
+		return nc, nil
 	}
 	return env
+}
+
+const natsWait = 5 * time.Second
+
+// awaitConnected waits for a connection that keeps trying by itself.
+func awaitConnected(ctx context.Context, nc *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, natsWait)
+	defer cancel()
+	connected := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(connected)
+	if nc.IsConnected() {
+		return nil
+	}
+	select {
+	case <-connected:
+		return nil
+	case <-ctx.Done():
+		if err := nc.LastError(); err != nil {
+			return wire.Errorf(wire.Unavailable, "NATS can't be reached: %v", err)
+		}
+		return wire.Errorf(wire.Unavailable, "NATS can't be reached")
+	}
 }
 
 // Exit codes of every command.

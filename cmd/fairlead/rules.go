@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fairlead-io/fairlead/internal/rules"
@@ -196,34 +195,12 @@ func openRules(ctx context.Context, env *Env) (store rules.Store, closeStore fun
 	if err != nil {
 		return rules.Store{}, nil, err
 	}
-	if err := awaitConnected(ctx, nc); err != nil {
-		nc.Close()
-		return rules.Store{}, nil, err
-	}
 	js, err := jetstream.New(nc)
 	if err != nil {
 		nc.Close()
 		return rules.Store{}, nil, err
 	}
 	return rules.Store{JetStream: js, Namespace: wire.Namespace(env.Namespace), Replicas: env.Replicas}, nc.Close, nil
-}
-
-// awaitConnected waits for a connection that keeps trying by itself.
-func awaitConnected(ctx context.Context, nc *nats.Conn) error {
-	connected := nc.StatusChanged(nats.CONNECTED)
-	defer nc.RemoveStatusListener(connected)
-	if nc.IsConnected() {
-		return nil
-	}
-	select {
-	case <-connected:
-		return nil
-	case <-ctx.Done():
-		if err := nc.LastError(); err != nil {
-			return fmt.Errorf("NATS cannot be reached: %w", err)
-		}
-		return errors.New("NATS cannot be reached")
-	}
 }
 
 func hostname() string {

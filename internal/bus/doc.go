@@ -9,7 +9,7 @@
 //
 //   - its $SRV.PING, INFO and STATS answer any reply subject and offer no hook:
 //     whoever may publish to $SRV.PING could make a service publish to
-//     $JS.API.STREAM.PURGE.X with the service's rights (nats-contract, Replies);
+//     $JS.API.STREAM.PURGE.X with the service's rights (docs/nats.md, Replies);
 //   - it runs the handlers of one endpoint one after the other, without
 //     context or deadline, so a pool is needed beside it anyway;
 //   - its Stop returns before anything is drained, and it keeps process-wide

@@ -9,7 +9,7 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// Guard decides which reply subjects are answered (nats-contract, Replies).
+// Guard decides which reply subjects are answered (docs/nats.md, Replies).
 // NATS does not check the reply subject of a publisher, so an answer to any
 // subject would lend our rights: a worker that may only publish fl.svc.> could
 // publish a topic as a gateway, or purge a stream. Every reply to a message

@@ -19,7 +19,6 @@ const (
 	HeaderDeadline   = "Fl-Deadline"   // epoch ms after which nobody waits for the reply
 	HeaderCancel     = "Fl-Cancel"     // subject on which a message means: cancelled
 	HeaderProgress   = "Fl-Progress"   // on a reply: progress, not the answer
-	HeaderTimeout    = "Fl-Timeout-Ms" // on a request to a client: how long the sender waits
 	HeaderErrorCode  = "Nats-Service-Error-Code"
 	HeaderError      = "Nats-Service-Error"
 	HeaderSequence   = "Nats-Sequence"

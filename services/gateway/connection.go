@@ -141,10 +141,9 @@ func (c *connection) user() string {
 	return ""
 }
 
-// end gives back all that the connection holds. The socket has ended, or is
-// about to without being read again.
+// end gives back all that the connection holds. The socket has ended: the
+// outbox, which finishes the closing handshake, has said so.
 func (c *connection) end() {
-	c.out.Abort()
 	for _, p := range c.pending {
 		c.g.fanout.release(p.in)
 	}

@@ -16,7 +16,7 @@ const drainGrace = 3 * time.Second
 // Readiness has failed and upgrades are refused since before the delay, so
 // that load balancers look elsewhere first.
 func (g *Service) drain(gone <-chan struct{}) {
-	g.log.Info("draining", "connections", g.connections.size(), "window", g.cfg.DrainWindow)
+	g.log.Info("draining", "connections", g.connections.size(), "window", g.cfg.DrainWindow.String())
 	if !pause(g.cfg.DrainDelay, gone) {
 		return
 	}

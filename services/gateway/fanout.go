@@ -38,6 +38,9 @@ type fanout struct {
 	// goroutine and must not block.
 	deliver func(*interest, *nats.Msg)
 	now     func() time.Time
+
+	probed atomic.Int64 // unix ns when the last round of probes was published
+	rtt    atomic.Int64 // ns from there until a shard heard one
 }
 
 // shard is one channel of messages and the goroutine that drains it.
@@ -90,7 +93,9 @@ func (f *fanout) run(ctx context.Context, s *shard) {
 				s.block()
 			}
 			if msg.Sub == s.probe.Load() {
-				s.heard.Store(f.now().UnixNano())
+				now := f.now().UnixNano()
+				s.heard.Store(now)
+				f.rtt.Store(now - f.probed.Load())
 				continue
 			}
 			in := f.hub.find(s.number, msg.Sub.Subject)
@@ -136,7 +141,24 @@ func (f *fanout) acquire(k kind, subject, topic string) (*interest, error) {
 	return in, nil
 }
 
-func (f *fanout) release(in *interest) { f.hub.release(in, f.now()) }
+func (f *fanout) release(in *interest) {
+	if f.hub.release(in, f.now()) {
+		// A connection that is closed has no subscriptions left to end.
+		_ = f.unsubscribe(in)
+	}
+}
+
+// unsubscribe ends the subscription of an interest that is out of the hub.
+func (f *fanout) unsubscribe(in *interest) error {
+	sub := in.sub.Load()
+	if sub == nil {
+		return nil
+	}
+	if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+		return fmt.Errorf("unsubscribe %s: %w", in.subject, err)
+	}
+	return nil
+}
 
 // waitLive returns when the server has the subscription of every interest that
 // was acquired before.
@@ -159,11 +181,7 @@ func (f *fanout) waitLive(ctx context.Context, interests ...*interest) error {
 func (f *fanout) sweep() error {
 	var errs []error
 	for _, in := range f.hub.sweep(f.now(), linger) {
-		if sub := in.sub.Load(); sub != nil {
-			if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
-				errs = append(errs, fmt.Errorf("unsubscribe %s: %w", in.subject, err))
-			}
-		}
+		errs = append(errs, f.unsubscribe(in))
 	}
 	return errors.Join(errs...)
 }

@@ -34,6 +34,7 @@ func (g *Service) probe(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
+		g.fanout.probed.Store(g.fanout.now().UnixNano())
 		for _, subject := range subjects {
 			if err := g.requests.Publish(subject, nil); err != nil {
 				break // away: readiness says so

@@ -169,18 +169,28 @@ func (h *hub) acquire(k kind, subject, topic string) (in *interest, made bool) {
 	return in, made
 }
 
-// release gives an interest back. The last release starts its linger.
-func (h *hub) release(in *interest, now time.Time) {
+// release gives an interest back. The last release starts its linger; or ends
+// it, which the caller has to do to its subscription too: a user or connection
+// that is gone must have no responders at once.
+func (h *hub) release(in *interest, now time.Time) (ended bool) {
 	s := h.shards[h.shard(in.subject)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if in.refs--; in.refs == 0 {
-		in.idleSince = now
-		if !in.listed {
-			in.listed = true
-			s.idle = append(s.idle, in)
-		}
+	if in.refs--; in.refs > 0 {
+		return false
 	}
+	if in.kind == kindUser || in.kind == kindConn {
+		if s.interests[in.subject] == in {
+			delete(s.interests, in.subject)
+		}
+		return true
+	}
+	in.idleSince = now
+	if !in.listed {
+		in.listed = true
+		s.idle = append(s.idle, in)
+	}
+	return false
 }
 
 // drop forgets an interest whose subscription failed, so that the next acquire

@@ -31,12 +31,8 @@ func (g *Service) observe() error {
 	gauge("interests_subscribed", "NATS subjects subscribed for clients.", func() int64 { return int64(g.fanout.hub.size()) })
 	gauge("calls_pending", "Calls without an answer.", func() int64 { return int64(g.calls.size()) })
 	gauge("shard_messages_pending", "Messages from NATS that wait for a shard.", g.fanout.pending)
-	gauge("nats_rtt_microseconds", "Round trip to the NATS server; 0 while it is away.", func() int64 {
-		d, err := g.live.RTT()
-		if err != nil {
-			return 0
-		}
-		return d.Microseconds()
+	gauge("nats_rtt_microseconds", "From publishing the last probe to hearing it through a shard; 0 before the first.", func() int64 {
+		return g.fanout.rtt.Load() / int64(time.Microsecond)
 	})
 	counter("upgrades_accepted_total", "Requests upgraded.", m.accepted.Load)
 	counter("upgrades_refused_total", "Requests refused before the upgrade.", m.refused.Load)

@@ -1,0 +1,80 @@
+package docs
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// The gateway's metrics are those of the table, no more and no fewer.
+func TestOperationsListsTheMetrics(t *testing.T) {
+	source := read(t, "../services/gateway/observe.go")
+	made := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?:gauge|counter)\("([a-z_]+)"|"fairlead_gateway_([a-z_]+)"`).FindAllStringSubmatch(source, -1) {
+		made[m[1]+m[2]] = true
+	}
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `fairlead_gateway_([a-z_]+)").FindAllStringSubmatch(read(t, "operations.md"), -1) {
+		listed[m[1]] = true
+	}
+	if len(made) == 0 {
+		t.Fatal("no metrics found in observe.go")
+	}
+	for name := range made {
+		if !listed[name] {
+			t.Errorf("operations.md lacks fairlead_gateway_%s", name)
+		}
+	}
+	for name := range listed {
+		if !made[name] {
+			t.Errorf("operations.md lists fairlead_gateway_%s, which does not exist", name)
+		}
+	}
+}
+
+// Every direct dependency has its reason, and every reason its dependency.
+func TestDependenciesHaveReasons(t *testing.T) {
+	page := read(t, "adr/0001-dependencies.md")
+	named := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(page, -1) {
+		named[m[1]] = true
+	}
+	used := map[string]bool{}
+	list := exec.Command("go", "list", "-test", "-tags", "browser", "-f",
+		`{{if .Module}}{{if .Module.Main}}{{range .Imports}}{{.}}{{"\n"}}{{end}}{{end}}{{end}}`, "../...")
+	list.Env = append(os.Environ(), "GOOS=linux") // imports differ by platform: one answer everywhere
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, err := exec.Command("go", "list", "-m", "-f", "{{.Path}}", "all").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		best := ""
+		for module := range strings.FieldsSeq(string(modules)) {
+			if (path == module || strings.HasPrefix(path, module+"/")) && len(module) > len(best) {
+				best = module
+			}
+		}
+		if best != "" && best != "github.com/fairlead-io/fairlead" {
+			used[best] = true
+		}
+	}
+	if len(used) == 0 {
+		t.Fatal("go list found no dependencies")
+	}
+	for module := range used {
+		if !named[module] {
+			t.Errorf("%s is imported and not in adr/0001-dependencies.md", module)
+		}
+	}
+	for module := range named {
+		if !used[module] {
+			t.Errorf("%s is in adr/0001-dependencies.md and not imported", module)
+		}
+	}
+}
