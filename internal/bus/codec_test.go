@@ -27,7 +27,7 @@ type everything struct {
 	Self *everything                `json:"self"`
 	Hour hourOnly                   `json:"hour,omitzero"`
 	Skip chan int                   `json:"-"`
-	none int
+	none int                        //lint:ignore U1000 unexported fields are left out of a schema
 }
 
 type embedded struct {

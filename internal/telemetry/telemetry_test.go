@@ -136,9 +136,13 @@ func TestTracingIsOffUnlessAskedFor(t *testing.T) {
 
 func TestWrongSettingsNameTheirVariable(t *testing.T) {
 	for variable, start := range map[string]func() error{
-		"FAIRLEAD_LOG_LEVEL":   func() error { _, err := Start(t.Context(), Config{LogLevel: "loud"}); return err },
-		"FAIRLEAD_LOG_FORMAT":  func() error { _, err := Start(t.Context(), Config{LogFormat: "xml"}); return err },
-		"OTEL_TRACES_EXPORTER": func() error { t.Setenv("OTEL_TRACES_EXPORTER", "zipkin"); _, err := Start(t.Context(), Config{}); return err },
+		"FAIRLEAD_LOG_LEVEL":  func() error { _, err := Start(t.Context(), Config{LogLevel: "loud"}); return err },
+		"FAIRLEAD_LOG_FORMAT": func() error { _, err := Start(t.Context(), Config{LogFormat: "xml"}); return err },
+		"OTEL_TRACES_EXPORTER": func() error {
+			t.Setenv("OTEL_TRACES_EXPORTER", "zipkin")
+			_, err := Start(t.Context(), Config{})
+			return err
+		},
 	} {
 		var e *ConfigError
 		if err := start(); !errors.As(err, &e) || e.Variable != variable {

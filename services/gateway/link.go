@@ -32,13 +32,6 @@ func (l *link) up() bool {
 	return l.ever && !l.lost && len(l.down) == 0
 }
 
-// degraded reports whether clients were told that NATS is away.
-func (l *link) degraded() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lost
-}
-
 // disconnected notes that a connection is lost.
 func (l *link) disconnected(nc *nats.Conn, err error) {
 	l.mu.Lock()
