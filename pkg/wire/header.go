@@ -125,7 +125,7 @@ func ParseMeta(h map[string][]string) Meta {
 	if validTopic(values[metaTopic], false) {
 		m.Topic = values[metaTopic]
 	}
-	if validID(values[metaUser]) {
+	if values[metaUser] != "" && CheckUser(values[metaUser]) == nil {
 		m.User = values[metaUser]
 	}
 	return m

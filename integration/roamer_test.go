@@ -1,0 +1,142 @@
+//go:build unix
+
+package integration
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fairlead-io/fairlead/pkg/client"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// roamers are clients that publish and listen, and move when their gateway
+// leaves.
+type roamers struct {
+	t       *testing.T
+	checker *checker
+	url     string
+
+	all, publishers      sync.WaitGroup
+	live, acked          atomic.Int64
+	moved, asked, closed atomic.Int64
+	quiet                atomic.Bool
+}
+
+// stay is one connection of a roamer.
+type stay struct {
+	conn     *client.Client
+	listener *listener
+	drain    chan client.Drain
+}
+
+// roam keeps a client connected until ctx ends. An obedient one moves when the
+// drain frame says, before it leaves; the other waits to be closed.
+func (r *roamers) roam(ctx context.Context, user, topic string, obedient bool) {
+	var current atomic.Pointer[stay]
+	s := r.connect(user, topic, nil)
+	if s == nil {
+		return
+	}
+	var seen *listener // over all connections of one who never goes without
+	if obedient {
+		seen = s.listener.overall()
+	}
+	current.Store(s)
+	r.live.Add(1)
+	done := make(chan struct{})
+	r.publishers.Add(1)
+	go func() {
+		defer close(done)
+		defer r.publishers.Done()
+		r.talk(user, topic, &current)
+	}()
+	defer func() { <-done }()
+	for {
+		var asked <-chan client.Drain
+		if obedient {
+			asked = s.drain
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-asked:
+			select {
+			case <-time.After(d.After):
+			case <-ctx.Done():
+				return
+			}
+			r.asked.Add(1)
+			old := s
+			if s = r.connect(user, topic, seen); s == nil {
+				return
+			}
+			current.Store(s)
+			r.moved.Add(1)
+			r.all.Go(func() { // what is on its way still comes by the old one
+				old.conn.Wait()
+				old.listener.leave()
+			})
+		case <-s.conn.Done():
+			if e := s.conn.CloseError(); e.Code != wire.CloseGoingAway {
+				r.t.Errorf("%s: closed with %v, want 1001", user, e)
+			}
+			if obedient {
+				r.t.Errorf("%s was closed although it does what it is asked", user)
+			}
+			r.closed.Add(1)
+			r.live.Add(-1)
+			s.conn.Wait()
+			s.listener.leave()
+			if s = r.connect(user, topic, seen); s == nil {
+				return
+			}
+			current.Store(s)
+			r.moved.Add(1)
+			r.live.Add(1)
+		}
+	}
+}
+
+// connect connects through the balancer, as often as it takes.
+func (r *roamers) connect(user, topic string, union *listener) *stay {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		conn, err := client.Dial(ctx, r.url, client.Options{Token: token(user, nil), Batch: true, RequestTimeout: patience})
+		if err == nil {
+			s := &stay{conn: conn, drain: make(chan client.Drain, 1)}
+			conn.OnDrain(func(d client.Drain) { s.drain <- d })
+			r.t.Cleanup(func() { conn.Abort(); conn.Wait() })
+			s.listener, err = r.checker.attach(ctx, conn, user+" on "+conn.Welcome().Gateway, topic, union)
+			if err == nil {
+				return s
+			}
+			conn.Abort()
+		}
+		select {
+		case <-ctx.Done():
+			r.t.Errorf("%s cannot connect: %v", user, err)
+			return nil
+		case <-time.After(20 * time.Millisecond): // a client's backoff
+		}
+	}
+}
+
+// talk publishes, one message at a time, over whatever connection is there.
+func (r *roamers) talk(user, topic string, current *atomic.Pointer[stay]) {
+	for n := 1; !r.quiet.Load(); n++ {
+		s := current.Load()
+		m := message{topic, user, n}
+		r.checker.begin(m)
+		if _, err := s.conn.Publish(context.Background(), topic, "", m.data(), client.PublishOptions{}); err == nil {
+			r.checker.ack(m)
+			r.acked.Add(1)
+			continue
+		}
+		<-time.After(10 * time.Millisecond) // lost with its connection: the next one comes
+	}
+}
