@@ -158,6 +158,7 @@ func adminServer(cfg *config, tel *telemetry.Telemetry, checks *telemetry.Checks
 	switch {
 	case err != nil && adminIsDefault():
 		log.Warn("admin address taken: no admin listener", "addr", cfg.AdminAddr, "err", err)
+		cfg.AdminAddr = "off"
 		return nil, nil
 	case err != nil:
 		return nil, usage(fmt.Errorf("FAIRLEAD_ADMIN_ADDR=%s: %w", cfg.AdminAddr, cause(err)))
