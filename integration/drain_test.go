@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -60,9 +59,8 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	g.signal()
 	receive(t, drains)
 	g.signal()
-	g.exit(5 * time.Second)
-	if by := g.endedBy(); by != syscall.SIGTERM {
-		t.Errorf("ended by %v (%v), want the signal itself", by, g.cmd.ProcessState)
+	if code := g.exit(5 * time.Second); code != 1 {
+		t.Errorf("exit code %d, want 1: it did not drain", code)
 	}
 }
 
@@ -123,14 +121,14 @@ func TestDrainingGatewayRefusesNewClientsAndServesThoseItHas(t *testing.T) {
 func TestAcknowledgedMessagesSurviveADrainUnderLoad(t *testing.T) {
 	t.Parallel()
 	const clients, topics = 60, 6
-	s := newStack(t, 2, "FAIRLEAD_DRAIN_WINDOW=1s")
+	s := newStack(t, 2, "FAIRLEAD_DRAIN_WINDOW=2s")
 	balancer := startLink(t, balance(s.gateways...), nil)
 	r := &roamers{t: t, checker: newChecker(), url: "ws://" + balancer.addr() + "/ws"}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	for i := range clients {
 		r.all.Go(func() {
-			r.roam(ctx, fmt.Sprintf("user%d", i), fmt.Sprintf("drain.t%d", i%topics), i%2 == 0)
+			r.roam(ctx, fmt.Sprintf("user%d", i), fmt.Sprintf("drain.t%d", i%topics), i/2%2 == 0)
 		})
 	}
 	eventually(t, "every client is subscribed", func() (any, bool) { return r.live.Load(), r.live.Load() == clients })
@@ -156,7 +154,7 @@ func TestAcknowledgedMessagesSurviveADrainUnderLoad(t *testing.T) {
 	if r.asked.Load() == 0 || r.closed.Load() == 0 {
 		t.Errorf("%d clients moved when asked, %d when closed; want some of both", r.asked.Load(), r.closed.Load())
 	}
-	t.Logf("%d acknowledged, %d clients moved when asked, %d when closed", r.acked.Load(), r.asked.Load(), r.closed.Load())
+	t.Logf("%d acknowledged, %d clients moved when asked, %d tried to and were late, %d moved when closed", r.acked.Load(), r.asked.Load(), r.late.Load(), r.closed.Load())
 }
 
 // Requests of workers to a client, and HTTP, end well in a drain too.

@@ -20,14 +20,19 @@ func token(user string, claims map[string]any) string {
 	if claims != nil {
 		c["fairlead"] = claims
 	}
-	body, err := json.Marshal(c)
+	return signed(c)
+}
+
+// signed is the JWT of any claims.
+func signed(claims map[string]any) string {
+	body, err := json.Marshal(claims)
 	if err != nil {
 		panic(err) // the tests' own maps
 	}
-	signed := encode64([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode64(body)
+	text := encode64([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode64(body)
 	mac := hmac.New(sha256.New, []byte(secret()))
-	mac.Write([]byte(signed))
-	return signed + "." + encode64(mac.Sum(nil))
+	mac.Write([]byte(text))
+	return text + "." + encode64(mac.Sum(nil))
 }
 
 func encode64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
