@@ -46,8 +46,12 @@ func (s *Set) explainTopic(w io.Writer, source string, n wire.Namespace, topic s
 	}
 	fmt.Fprintf(w, "Topic %s is governed by rule %s, match %q, at %s:%d.\n\n", topic, t.Name, t.Match, source, t.Line)
 	s.rights(w, c, topic, Subscribe, Publish, History, Watch, Join, Cursor)
-	fmt.Fprintf(w, "\nkept\t%s\nfrom\t%s\nslow\t%s\nclass\t%s\nrate\t%s\n",
-		t.keeps(n), yesNo(t.From, "messages show who published them", "messages do not show who published them"),
+	subject, err := n.Topic(topic)
+	if err != nil {
+		subject = "none: " + err.Error()
+	}
+	fmt.Fprintf(w, "\nsubject\t%s\nkept\t%s\nfrom\t%s\nslow\t%s\nclass\t%s\nrate\t%s\n",
+		subject, t.keeps(n), yesNo(t.From, "messages show who published them", "messages do not show who published them"),
 		t.Slow, t.Class, t.PublishRate.words("publish"))
 }
 
@@ -64,7 +68,7 @@ func (t *Topic) keeps(n wire.Namespace) string {
 	if r == nil {
 		return "nothing"
 	}
-	return fmt.Sprintf("the newest %d messages of each topic for %s, in stream %s", r.Size, formatDuration(r.TTL), t.Stream(n))
+	return fmt.Sprintf("the newest %d messages of each topic for %s, in stream %s, once the replay service exists", r.Size, formatDuration(r.TTL), t.Stream(n))
 }
 
 func (t Take) words(operation string) string {
