@@ -31,7 +31,7 @@ type connection struct {
 	pending   []pendingSubscribe // of the array being read; settled together
 	published map[string]struct{}
 	frames    rateWindow
-	greeted   bool // hello has been answered
+	greeted   bool // hello has been answered, or an op has stood for it
 	parting   parting
 
 	identity atomic.Pointer[auth.Identity] // nil before hello

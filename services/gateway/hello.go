@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -37,10 +38,11 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 		h.Topics = append(h.Topics, p.topic)
 	}
 	answer := wire.AppendOK(nil, f.ID, wire.AppendHello(nil, &h))
-	c.out.Send(answer)
-	for _, p := range granted {
-		c.topics = append(c.topics, p.in.join(c, nil))
+	interests := make([]*interest, len(granted))
+	for i, p := range granted {
+		interests[i] = p.in
 	}
+	c.topics = append(c.topics, joinAll(interests, c, func() { c.out.Send(answer) })...)
 	return nil
 }
 
@@ -49,9 +51,9 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 func (c *connection) claimed(topics []string) []pendingSubscribe {
 	var granted []pendingSubscribe
 	var interests []*interest
-	for _, topic := range topics {
+	for i, topic := range topics {
 		f := wire.Frame{Op: wire.OpSubscribe, Topic: topic}
-		if len(granted) >= c.g.cfg.Limits.TopicsPerConnection || c.topics.of(topic) != nil ||
+		if slices.Contains(topics[:i], topic) || len(granted) >= c.g.cfg.Limits.TopicsPerConnection || c.topics.of(topic) != nil ||
 			c.g.authorizer.Authorize(context.Background(), c.identity.Load(), &f) != nil || c.subscribe(&f) != nil || len(c.pending) == 0 {
 			continue
 		}

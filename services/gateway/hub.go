@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"hash/maphash"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,6 +96,25 @@ func (in *interest) join(c *connection, first func()) *member {
 	m.index = len(in.members)
 	in.members = append(in.members, m)
 	return m
+}
+
+// joinAll is [interest.join] for several interests, each there once: first runs
+// when none of them can deliver, and whatever comes to one behind it arrives.
+func joinAll(interests []*interest, c *connection, first func()) []*member {
+	ordered := slices.SortedFunc(slices.Values(interests), func(a, b *interest) int {
+		return strings.Compare(a.subject, b.subject) // the one order of locks
+	})
+	for _, in := range ordered {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+	}
+	first()
+	members := make([]*member, len(interests))
+	for i, in := range interests {
+		members[i] = &member{conn: c, in: in, index: len(in.members)}
+		in.members = append(in.members, members[i])
+	}
+	return members
 }
 
 // leave removes a member; no message reaches it afterwards.

@@ -50,17 +50,20 @@ func (c *connection) serve(f *wire.Frame, bad *wire.Error) *wire.Error {
 	return op(c, f)
 }
 
-// admit lets an op pass that needs an identity only when there is one; where
-// anonymous users are allowed, the first such op makes it.
+// admit lets an op pass that needs an identity only when there is one. Where
+// hello is optional, the first such op stands for it: the upgrade request told
+// who it is, or an anonymous user is made.
 func (c *connection) admit(f *wire.Frame) *wire.Error {
-	if f.Op == wire.OpHello || f.Op == wire.OpPong || c.identity.Load() != nil {
+	if f.Op == wire.OpHello || f.Op == wire.OpPong || c.greeted {
 		return nil
 	}
-	if !c.g.auth.AllowsAnonymous() {
-		return wire.Errorf(wire.Unauthenticated, "hello with a token comes first")
-	}
-	if err := c.authenticate("", ""); err != nil {
-		return err
+	if c.identity.Load() == nil {
+		if !c.g.auth.AllowsAnonymous() {
+			return wire.Errorf(wire.Unauthenticated, "hello with a token comes first")
+		}
+		if err := c.authenticate("", ""); err != nil {
+			return err
+		}
 	}
 	return c.greet()
 }

@@ -103,9 +103,17 @@ func (c *connection) drop(topic string) {
 }
 
 // govern gives an interest the rule of its topic: whether messages show their
-// publisher, and what becomes of them on a slow connection.
+// publisher, and what becomes of them on a slow connection. It looks again
+// where the rules changed meanwhile: whoever stores last must not store the
+// old ones.
 func (g *Service) govern(in *interest) {
-	set := g.rules.Current()
+	for set := (*rules.Set)(nil); set != g.rules.Current(); {
+		set = g.rules.Current()
+		g.governBy(in, set)
+	}
+}
+
+func (g *Service) governBy(in *interest, set *rules.Set) {
 	var rule *rules.Topic
 	switch in.kind {
 	case kindTopic:
