@@ -54,6 +54,11 @@ var framePool = sync.Pool{New: func() any { return new(wire.Frame) }}
 // whoever stops the gateway waits for it by connections.close.
 func (c *connection) run() {
 	defer c.end()
+	if c.identity.Load() != nil {
+		// The upgrade request said who it is: a client that only listens need
+		// not say more. Where it fails, the first frame tries again.
+		_ = c.listen()
+	}
 	for {
 		kind, data, err := c.out.Read()
 		var large *outbox.TooLarge

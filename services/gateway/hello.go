@@ -23,9 +23,10 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 	} else if f.Session != "" {
 		c.identity.Store(id.Resume(f.Session))
 	}
-	if err := c.greet(); err != nil {
+	if err := c.listen(); err != nil {
 		return err
 	}
+	c.greeted = true
 	id := c.identity.Load()
 	h := wire.Hello{
 		Conn: c.id, User: id.User, Session: id.Session, Gateway: c.g.id,
@@ -116,9 +117,9 @@ func (c *connection) identify(id *auth.Identity) *wire.Error {
 	return nil
 }
 
-// greet makes the subjects of the user and of the connection live.
-func (c *connection) greet() *wire.Error {
-	if c.greeted {
+// listen makes the subjects of the user and of the connection live, once.
+func (c *connection) listen() *wire.Error {
+	if c.direct != nil {
 		return nil
 	}
 	if !c.g.link.up() {
@@ -149,7 +150,6 @@ func (c *connection) greet() *wire.Error {
 		c.g.fanout.release(cin)
 		return unavailable("NATS did not confirm the subscription in time")
 	}
-	c.greeted = true
 	c.direct = []*member{uin.join(c, nil), cin.join(c, nil)}
 	c.g.event("connection.opened", "", eventBody{Conn: c})
 	return nil

@@ -332,3 +332,28 @@ func TestExpiryCloses(t *testing.T) {
 	renewed.send(`{"op":"publish","id":3,"topic":"chat.lobby","data":1}`)
 	renewed.expect(`{"id":3,"ok":{}}`)
 }
+
+// A client whose upgrade request said who it is need not send anything to hear
+// what is sent to its user.
+func TestPureListenerHearsItsUser(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	nc := r.bus()
+	opened, err := nc.SubscribeSync("fl.event.connection.opened")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	p := r.dial(header("Authorization", "Bearer "+token(t, auth.Claims{User: "ann"})))
+	if _, err := opened.NextMsg(patience); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Publish("fl.user.ann", []byte(`1`)); err != nil {
+		t.Fatal(err)
+	}
+	p.expect(`{"event":"message","data":1,"direct":true}`)
+	if _, user, _ := p.hello(""); user != "ann" {
+		t.Errorf("a hello afterwards says %q", user)
+	}
+}

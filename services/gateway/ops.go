@@ -65,7 +65,11 @@ func (c *connection) admit(f *wire.Frame) *wire.Error {
 			return err
 		}
 	}
-	return c.greet()
+	if err := c.listen(); err != nil {
+		return err
+	}
+	c.greeted = true
+	return nil
 }
 
 // deadline is for what waits on NATS within an op.

@@ -43,10 +43,10 @@ func TestNextOpFollowsNewRules(t *testing.T) {
 		} else if details := p.expectError(2, "PERMISSION_DENIED"); details["rule"] != "a" {
 			t.Errorf("got details %v, want the rule a", details)
 		}
-		p.send(`{"op":"subscribe","id":3,"topic":"a.*"}`)
+		p.send(`{"op":"subscribe","id":3,"topic":"a.c.*"}`)
 		if allowed {
-			p.expect(`{"id":3,"ok":{"topic":"a.*"}}`)
-			p.send(`{"op":"unsubscribe","id":4,"topic":"a.*"}`)
+			p.expect(`{"id":3,"ok":{"topic":"a.c.*"}}`)
+			p.send(`{"op":"unsubscribe","id":4,"topic":"a.c.*"}`)
 			p.expect(`{"id":4,"ok":{}}`)
 		} else {
 			p.expectError(3, "PERMISSION_DENIED")
