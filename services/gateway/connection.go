@@ -30,6 +30,7 @@ type connection struct {
 	direct    []*member          // of the user's and the connection's own subjects
 	pending   []pendingSubscribe // of the array being read; settled together
 	published map[string]struct{}
+	unsettled bool // published since a round trip on that NATS connection
 	frames    rateWindow
 	greeted   bool // hello has been answered, or an op has stood for it
 	parting   parting

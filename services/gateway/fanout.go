@@ -33,7 +33,7 @@ type fanout struct {
 	nc     *nats.Conn
 	hub    *hub
 	shards []*shard
-	live   liveness
+	live   *liveness
 	// deliver handles a message of an interest. It runs on the shard's
 	// goroutine and must not block.
 	deliver func(*interest, *nats.Msg)
@@ -55,8 +55,7 @@ type shard struct {
 
 func newFanout(nc *nats.Conn, shards int, deliver func(*interest, *nats.Msg)) *fanout {
 	f := &fanout{nc: nc, hub: newHub(shards), deliver: deliver, now: time.Now}
-	f.live.nc = nc
-	f.live.wake = make(chan struct{}, 1)
+	f.live = newLiveness(nc)
 	for i := range shards {
 		f.shards = append(f.shards, &shard{number: i, ch: make(chan *nats.Msg, shardQueue)})
 	}
@@ -186,8 +185,9 @@ func (f *fanout) sweep() error {
 	return errors.Join(errs...)
 }
 
-// liveness folds the flushes of all who wait for their subscriptions into one
-// round trip at a time: whoever comes while one is under way shares the next.
+// liveness folds the flushes of all who wait for the server to have what they
+// sent, subscriptions or messages, into one round trip at a time: whoever comes
+// while one is under way shares the next.
 type liveness struct {
 	nc   *nats.Conn
 	wake chan struct{}
@@ -199,6 +199,10 @@ type liveness struct {
 type flush struct {
 	done chan struct{}
 	err  error // read after done
+}
+
+func newLiveness(nc *nats.Conn) *liveness {
+	return &liveness{nc: nc, wake: make(chan struct{}, 1)}
 }
 
 // wait returns when a round trip that began after the call is over.

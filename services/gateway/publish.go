@@ -47,6 +47,7 @@ func (c *connection) publishOne(topic, event string, data []byte, noEcho bool) *
 	if err := c.g.publish(context.Background(), &p); err != nil {
 		return wire.AsError(err)
 	}
+	c.unsettled = true
 	return nil
 }
 
@@ -85,7 +86,7 @@ func (c *connection) batch(f *wire.Frame) *wire.Error {
 			continue
 		}
 		out = append(out, `{"error":`...)
-		out = append(wire.AppendError(out, err.With("topic", m.Topic)), '}')
+		out = append(wire.AppendError(out, err.With("op", f.Op.String()).With("topic", m.Topic)), '}')
 	}
 	c.ok(f.ID, append(out, ']', '}'))
 	return nil

@@ -59,6 +59,7 @@ type Service struct {
 	connections *connections
 	calls       *calls
 	fanout      *fanout
+	sent        *liveness // of what was published
 	link        *link
 	metrics     metrics
 
@@ -148,6 +149,7 @@ func (g *Service) Run(ctx context.Context) error {
 	if err := g.openLink(); err != nil {
 		return err
 	}
+	g.sent = newLiveness(g.requests)
 	g.fanout = newFanout(g.live, shardsPerCore*runtime.GOMAXPROCS(0), g.deliver)
 	if err := errors.Join(g.calls.subscribe(g.requests), g.fanout.subscribeProbes(g.cfg.Namespace, g.id)); err != nil {
 		return errors.Join(err, g.closeLink(work))
@@ -165,6 +167,7 @@ func (g *Service) Run(ctx context.Context) error {
 		background(func(ctx context.Context) { g.fanout.run(ctx, s) })
 	}
 	background(g.fanout.live.run)
+	background(g.sent.run)
 	background(func(ctx context.Context) { g.calls.run(ctx, g) })
 	background(g.sweep)
 	background(g.probe)

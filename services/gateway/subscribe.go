@@ -49,6 +49,9 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 	if err != nil {
 		return wire.AsError(err)
 	}
+	if err := c.settlePublished(); err != nil {
+		return err
+	}
 	k := kindTopic
 	if wire.IsPattern(f.Topic) {
 		k = kindPattern
@@ -60,6 +63,21 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 	}
 	c.g.govern(in)
 	c.pending = append(c.pending, pendingSubscribe{in: in, id: f.ID, topic: f.Topic, ok: ok})
+	return nil
+}
+
+// settlePublished waits until the server has what the connection published:
+// that goes another way than a subscription, which must not overtake it.
+func (c *connection) settlePublished() *wire.Error {
+	if !c.unsettled {
+		return nil
+	}
+	ctx, cancel := deadline()
+	defer cancel()
+	if err := c.g.sent.wait(ctx); err != nil {
+		return unavailable("NATS did not confirm what was published before, in time")
+	}
+	c.unsettled = false
 	return nil
 }
 

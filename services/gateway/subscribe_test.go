@@ -44,8 +44,7 @@ func TestConversation(t *testing.T) {
 	bob.hello("")
 	ann.subscribe(2, "chat.lobby")
 	bob.subscribe(2, "chat.lobby")
-	ann.send(`{"op":"publish","id":3,"topic":"chat.lobby","data":{"text":"hi"}}`)
-	ann.expect(`{"id":3,"ok":{}}`)
+	ann.send(`{"op":"publish","topic":"chat.lobby","data":{"text":"hi"}}`)
 	for _, p := range []*peer{ann, bob} {
 		p.expect(`{"topic":"chat.lobby","event":"message","data":{"text":"hi"},"from":"ann"}`)
 	}
@@ -197,9 +196,11 @@ func TestSubscribeOptions(t *testing.T) {
 			t.Errorf("%s: got %q, want it to name the %s", c.frame, got, c.says)
 		}
 	}
-	p.send(`{"op":"publish","id":10,"topic":"x","data":1}`)
-	p.expect(`{"id":10,"ok":{}}`)
-	p.silent() // what was refused is not subscribed
+	p.subscribe(10, "y")
+	p.send(`[{"op":"publish","topic":"x","data":1},{"op":"publish","topic":"y","data":2}]`)
+	if got := p.read(); !strings.HasPrefix(got, `{"topic":"y",`) {
+		t.Errorf("got %s: what was refused is subscribed", got)
+	}
 }
 
 func TestWildcards(t *testing.T) {
@@ -318,5 +319,20 @@ func TestSubscribesOfOneArray(t *testing.T) {
 	}
 	if len(got) != len(frames) {
 		t.Errorf("got messages of %d topics, want %d", len(got), len(frames))
+	}
+}
+
+// What a connection published before it subscribed does not come back: the two
+// travel on different NATS connections, and neither overtakes the other.
+func TestPublishBeforeSubscribeStaysBefore(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	p := r.dial()
+	p.hello("")
+	for i := range 300 {
+		p.send(fmt.Sprintf(`[{"op":"publish","topic":"before.%d","data":"before"},{"op":"subscribe","id":7,"topic":"before.%d"},{"op":"publish","topic":"before.%d","data":"behind"}]`, i, i, i))
+		p.expect(fmt.Sprintf(`{"id":7,"ok":{"topic":"before.%d"}}`, i))
+		if got := p.read(); !strings.Contains(got, `"behind"`) {
+			t.Fatalf("round %d: got %s", i, got)
+		}
 	}
 }
