@@ -50,7 +50,7 @@ type shard struct {
 	probe  atomic.Pointer[subscription]
 	heard  atomic.Int64 // unix ns when the last probe came through
 	stale  atomic.Uint64
-	block  func() // test seam: called before each message; nil in production
+	block  atomic.Pointer[func()] // test seam: called before each message; nil in production
 }
 
 func newFanout(nc *nats.Conn, shards int, deliver func(*interest, *nats.Msg)) *fanout {
@@ -88,8 +88,8 @@ func (f *fanout) run(ctx context.Context, s *shard) {
 		case <-done:
 			return
 		case msg := <-s.ch:
-			if s.block != nil {
-				s.block()
+			if block := s.block.Load(); block != nil {
+				(*block)()
 			}
 			if msg.Sub == s.probe.Load() {
 				now := f.now().UnixNano()

@@ -41,16 +41,15 @@ func (g *Service) probe(ctx context.Context) {
 			}
 		}
 		wait := probeEvery
-		if g.hears() != nil {
+		if g.hears(g.fanout.now()) != nil {
 			wait = probeSoon
 		}
 		timer.Reset(wait)
 	}
 }
 
-// hears returns nil if every shard has heard a probe lately.
-func (g *Service) hears() error {
-	now := g.fanout.now()
+// hears returns nil if every shard has heard a probe lately, seen from now.
+func (g *Service) hears(now time.Time) error {
 	for _, s := range g.fanout.shards {
 		if at := s.heard.Load(); at == 0 || now.Sub(time.Unix(0, at)) > probeLimit {
 			return fmt.Errorf("shard %d has heard no probe within %s", s.number, probeLimit)
@@ -72,5 +71,5 @@ func (g *Service) Ready() error {
 	case !g.rules.Ready():
 		return errors.New("rules: not read yet")
 	}
-	return g.hears()
+	return g.hears(g.fanout.now())
 }
