@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -220,14 +221,21 @@ func unique(prefix string) string {
 	return prefix + "." + hex.EncodeToString(b)
 }
 
-// freePort asks the system for a port and gives it back, for what must be known
-// before a process starts.
+// freePort finds a port that nothing listens on, for what must be known before
+// a process starts. It is below those that the system hands out by itself, so
+// that a process that is started again finds it free.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("find a free port: %v", err)
+	const from, to, tries = 12000, 32000, 100
+	var err error
+	for range tries {
+		port := strconv.Itoa(from + mathrand.IntN(to-from))
+		var l net.Listener
+		if l, err = net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	t.Fatalf("find a free port: %v", err)
+	return ""
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -44,16 +45,32 @@ func fill(ctx context.Context, nc *nats.Conn, replicas, n int) (jetstream.Stream
 	if err != nil {
 		return nil, err
 	}
-	stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Replicas: replicas})
-	if err != nil {
-		return nil, err
-	}
+	// A cluster may lose a request while it elects: each is tried until ctx ends.
+	var stream jetstream.Stream
+	err = insist(ctx, func(ctx context.Context) (err error) {
+		stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Replicas: replicas})
+		return err
+	})
 	for i := range n {
-		if _, err := js.Publish(ctx, "s.x", fmt.Append(nil, i)); err != nil {
-			return nil, err
+		if err == nil {
+			err = insist(ctx, func(ctx context.Context) error {
+				_, err := js.Publish(ctx, "s.x", fmt.Append(nil, i), jetstream.WithMsgID(strconv.Itoa(i)))
+				return err
+			})
 		}
 	}
-	return stream, nil
+	return stream, err
+}
+
+func insist(ctx context.Context, request func(context.Context) error) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := request(try)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func stored(ctx context.Context, t *testing.T, nc *nats.Conn) uint64 {

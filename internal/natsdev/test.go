@@ -3,6 +3,7 @@ package natsdev
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -22,12 +23,12 @@ type TB interface {
 	Fatalf(format string, args ...any)
 }
 
-// Test starts a server for a test on a free port with data in a temporary
+// Test starts a server for a test on a free port, with data in a temporary
 // directory, and shuts it down when the test ends. Options change the
 // configuration before the start.
 func Test(t TB, options ...func(*Config)) *Server {
 	t.Helper()
-	cfg := Config{StoreDir: t.TempDir(), SyncInterval: time.Hour, Name: "test"}
+	cfg := Config{StoreDir: t.TempDir(), SyncInterval: time.Hour, Name: "test", Port: freePort(t)}
 	for _, o := range options {
 		o(&cfg)
 	}
@@ -138,14 +139,20 @@ func (c *clusterConfig) apply(opts *server.Options) {
 	opts.Routes = c.routes
 }
 
-// freePort asks the system for a port and gives it back: routes must be known
-// before the servers start.
+// freePort finds a port that nothing listens on, below those that the system
+// hands out by itself: a server that is restarted on it finds it free again.
 func freePort(t TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("find a free port: %v", err)
+	const from, to, tries = 12000, 32000, 100
+	var err error
+	for range tries {
+		port := from + rand.IntN(to-from)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatalf("find a free port: %v", err)
+	return 0
 }
