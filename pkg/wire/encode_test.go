@@ -85,7 +85,8 @@ func FuzzMessage(f *testing.F) {
 			t.Fatalf("%q is read as %+v, %v", frame, frames, err)
 		}
 		got := frames[0]
-		if utf8.ValidString(event+topic+from) && (got.Event != event || got.Topic != topic || got.From != from) {
+		valid := utf8.ValidString(event) && utf8.ValidString(topic) && utf8.ValidString(from)
+		if valid && (got.Event != event || got.Topic != topic || got.From != from) {
 			t.Errorf("%q is read as %+v", frame, got)
 		}
 		if seq > 0 && (got.Seq != seq || got.Prev != seq-1 || got.Ts != seq) || seq <= 0 && got.Seq != 0 {
