@@ -50,7 +50,8 @@ func (p *peer) exhausted(id int64, limit float64, retry string) {
 	}
 }
 
-// leave closes the connection and waits until the gateway has forgotten it.
+// leave closes a connection that has said hello, so that it is counted, and
+// waits until the gateway has forgotten it.
 func (r *rig) leave(p *peer) {
 	r.t.Helper()
 	before := r.g.connections.size()
@@ -72,6 +73,7 @@ func TestConnectionsLimit(t *testing.T) {
 	r := startGateway(t, natsdev.Test(t), limited(func(l *Limits) { l.Connections = 2 }))
 	first, second := r.dial(), r.dial()
 	first.hello("")
+	second.hello("")
 	for range 3 { // a refusal takes no place and frees none
 		r.wantRefusedByLimit(http.StatusServiceUnavailable)
 	}
