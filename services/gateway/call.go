@@ -136,9 +136,9 @@ func (c *connection) call(f *wire.Frame) *wire.Error {
 	g.metrics.calls.Add(1)
 	if err := g.send(msg); err != nil {
 		if g.calls.take(k) {
-			k.timer.Stop()
-			c.forget(k)
-			return wire.AsError(err)
+			refused := wire.AsError(err)
+			k.finish(refused)
+			return refused
 		}
 	}
 	return nil

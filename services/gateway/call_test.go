@@ -253,7 +253,7 @@ func TestRequestsToAClient(t *testing.T) {
 	ann.ws.CloseNow()
 	answered("a client that is gone", answers, `{"retryAfterMs":100}`, "UNAVAILABLE")
 	eventually(t, "nobody answers for a connection that is gone", func() bool {
-		_, err := nc.Request("fl.conn."+conn, nil, patience)
+		_, err := nc.Request("fl.conn."+conn, nil, 50*time.Millisecond)
 		return err == nats.ErrNoResponders
 	})
 }

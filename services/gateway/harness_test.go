@@ -38,11 +38,34 @@ type rig struct {
 	addr string
 	stop context.CancelFunc
 	done chan error
+
+	ready chan struct{} // closed when the gateway first was
 }
 
 type option func(*Config, *Deps, *rules.Options)
 
+// startGateway returns a gateway that is ready.
 func startGateway(t *testing.T, server *natsdev.Server, options ...option) *rig {
+	t.Helper()
+	r := launchGateway(t, server, options...)
+	r.awaitReady()
+	return r
+}
+
+// awaitReady waits for the gateway to become ready for the first time.
+func (r *rig) awaitReady() {
+	r.t.Helper()
+	select {
+	case <-r.ready:
+	case err := <-r.done:
+		r.t.Fatalf("Run: %v", err)
+	case <-time.After(patience):
+		r.t.Fatalf("not ready: %v", r.g.Ready())
+	}
+}
+
+// launchGateway starts a gateway, whose NATS server may be away.
+func launchGateway(t *testing.T, server *natsdev.Server, options ...option) *rig {
 	t.Helper()
 	cfg := Config{
 		Addr: "127.0.0.1:0", Namespace: "fl", Development: true, AllowAnonymous: true,
@@ -71,8 +94,8 @@ func startGateway(t *testing.T, server *natsdev.Server, options ...option) *rig 
 		t.Fatal(err)
 	}
 	deps.Rules = live
-	if deps.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
+	if deps.Listener == nil {
+		deps.Listener = localListener(t)
 	}
 	ready := make(chan struct{})
 	deps.Ready = func() { close(ready) }
@@ -84,7 +107,7 @@ func startGateway(t *testing.T, server *natsdev.Server, options ...option) *rig 
 	rulesCtx, stopRules := context.WithCancel(context.WithoutCancel(t.Context()))
 	rulesDone := make(chan error, 1)
 	go func() { rulesDone <- live.Run(rulesCtx) }()
-	r := &rig{t: t, nats: server, g: g, addr: deps.Listener.Addr().String(), stop: stop, done: make(chan error, 1)}
+	r := &rig{t: t, nats: server, g: g, addr: deps.Listener.Addr().String(), stop: stop, done: make(chan error, 1), ready: ready}
 	go func() { r.done <- g.Run(ctx) }()
 	t.Cleanup(func() {
 		r.end()
@@ -92,14 +115,16 @@ func startGateway(t *testing.T, server *natsdev.Server, options ...option) *rig 
 		<-rulesDone
 		nc.Close()
 	})
-	select {
-	case <-ready:
-	case err := <-r.done:
-		t.Fatalf("Run: %v", err)
-	case <-time.After(patience):
-		t.Fatalf("not ready: %v", g.Ready())
-	}
 	return r
+}
+
+func localListener(t *testing.T) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
 }
 
 // end stops the gateway and reports what Run returned.

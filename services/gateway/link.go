@@ -18,6 +18,7 @@ type link struct {
 	log    *slog.Logger
 	tell   func(event string)
 	tested func() error // a round trip on each connection
+	alive  func() bool  // each connection is there, as far as nats.go knows
 
 	mu   sync.Mutex
 	down map[*nats.Conn]bool
@@ -57,8 +58,15 @@ func (l *link) connected(nc *nats.Conn) {
 	}
 	all := len(l.down) == 0
 	l.mu.Unlock()
-	if !all || l.tested() != nil {
-		return // a connection is lost again: its return comes here too
+	if !all {
+		return
+	}
+	for l.tested() != nil {
+		// A server that is slow, with many subscriptions to take back, is asked
+		// again; a connection that is lost again comes here when it returns.
+		if !l.alive() {
+			return
+		}
 	}
 	l.mu.Lock()
 	if len(l.down) > 0 {
@@ -82,6 +90,7 @@ func (l *link) connected(nc *nats.Conn) {
 // hold up the other.
 func (g *Service) openLink() error {
 	g.link = &link{log: g.log, down: map[*nats.Conn]bool{}, tell: g.tellAll, tested: g.roundTrip}
+	g.link.alive = func() bool { return g.live.IsConnected() && g.requests.IsConnected() }
 	open := func(name string, down **nats.Conn) error {
 		cfg := g.deps.NATS
 		cfg.Name = "fairlead-gateway-" + name + " " + g.id

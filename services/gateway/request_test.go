@@ -1,0 +1,141 @@
+package gateway
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/fairlead-io/fairlead/internal/natsdev"
+	"github.com/fairlead-io/fairlead/services/gateway/auth"
+)
+
+// A request's reply subject is the requester's word: answering a forged one
+// would lend it the gateway's rights. The good request at the end shows that
+// the spies hear.
+func TestForgedReplySubjects(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	nc := r.bus()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "KEEP", Subjects: []string{"keep"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "keep", []byte("precious")); err != nil {
+		t.Fatal(err)
+	}
+	p, victim := r.dial(), r.dial()
+	conn, _, _ := p.hello(token(t, auth.Claims{User: "ann"}))
+	other, _, _ := victim.hello("")
+	victim.subscribe(2, "chat.lobby")
+	all := hear(t, nc, ">")
+
+	forged := []string{
+		"fl.topic.chat.lobby", "fl.control.user.ann", "fl.control.conn." + other, "fl.user.ann", "fl.conn." + other,
+		"fl.call.orders.create", "fl.event.connection.opened", "fl.svc.tasks.cancel",
+		"$JS.API.STREAM.PURGE.KEEP", "$JS.API.STREAM.DELETE.KEEP", "$KV.fl_config.rules", "_INBOXES.x",
+	}
+	ask := func(reply string) {
+		if err := nc.PublishMsg(&nats.Msg{Subject: "fl.conn." + conn, Reply: reply, Data: []byte("1")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, reply := range forged {
+		ask(reply)
+	}
+	inbox := nc.NewInbox()
+	ask(inbox)
+	p.send(`{"op":"reply","id":2,"ref":"` + asked(t, p) + `","data":"yes"}`) // the first one it is asked
+	p.expect(`{"id":2,"ok":{}}`)
+	if got, want := r.g.metrics.badReplies.Load(), int64(len(forged)); got != want {
+		t.Errorf("%d bad reply subjects counted, want %d", got, want)
+	}
+	published := map[string]int{}
+	for published[inbox] == 0 {
+		published[heard(t, all).Subject]++
+	}
+	for _, reply := range forged {
+		if published[reply] != 0 {
+			t.Errorf("something was published to %s", reply)
+		}
+	}
+	victim.silent()
+	if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != 1 {
+		t.Errorf("the stream has %+v (%v), want its one message", info, err)
+	}
+}
+
+// A topic is no endpoint: who publishes there with a reply subject gets none.
+func TestTopicsAnswerNobody(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	nc := r.bus()
+	p := r.dial()
+	_, user, _ := p.hello("")
+	p.subscribe(2, "a.b")
+	inbox := nc.NewInbox()
+	answers := hear(t, nc, inbox)
+	for _, subject := range []string{"fl.topic.a.b", "fl.user." + user} {
+		if err := nc.PublishRequest(subject, inbox, []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := map[string]bool{p.read(): true, p.read(): true}
+	if !got[`{"topic":"a.b","event":"message","data":1}`] || !got[`{"event":"message","data":1,"direct":true}`] {
+		t.Errorf("got %v, want two messages", got)
+	}
+	settled(t, nc)
+	if n, _, err := answers.Pending(); err != nil || n != 0 {
+		t.Errorf("%d answers (%v), want none", n, err)
+	}
+}
+
+// A direct message reaches every device of its user, or one connection, and
+// nobody else.
+func TestDirectMessages(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	nc := r.bus()
+	const user = "a b/c.d" // one token of a subject, escaped
+	phone, laptop, other := r.dial(), r.dial(), r.dial()
+	conn, _, _ := phone.hello(token(t, auth.Claims{User: user}))
+	laptop.hello(token(t, auth.Claims{User: user}))
+	other.hello(token(t, auth.Claims{User: "a b"}))
+	send := func(subject, data string, header nats.Header) {
+		if err := nc.PublishMsg(&nats.Msg{Subject: subject, Data: []byte(data), Header: header}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, c := range []struct {
+		data, want string
+		header     nats.Header
+	}{
+		{`{"n" : 1}`, `"event":"message","data":{"n" : 1},"direct":true`, nil},
+		{`plain`, `"topic":"notifications","event":"incoming","text":"plain","direct":true`, nats.Header{"Fl-Topic": {"notifications"}, "fl-event": {"incoming"}}},
+		{``, `"event":"message","data":null,"from":"shop","direct":true`, nats.Header{"Fl-User": {"shop"}}},
+	} {
+		send("fl.user.a=20b=2Fc=2Ed", c.data, c.header)
+		for _, p := range []*peer{phone, laptop} {
+			p.expect("{" + c.want + "}")
+		}
+		send("fl.conn."+conn, c.data, c.header)
+		phone.expect("{" + c.want + "}")
+		send("fl.user.a=20b", fmt.Sprint(i), nil) // nothing came to the others before
+		other.expect(fmt.Sprintf(`{"event":"message","data":%d,"direct":true}`, i))
+	}
+	send("fl.user.a=20b=2Fc=2Ed", `2`, nats.Header{"Fl-Exclude": {conn}})
+	send("fl.user.a=20b=2Fc=2Ed", `3`, nil)
+	phone.expect(`{"event":"message","data":3,"direct":true}`)
+	laptop.expect(`{"event":"message","data":2,"direct":true}`)
+	laptop.expect(`{"event":"message","data":3,"direct":true}`)
+	// Who is gone has no responders: a backend sees at once that nobody is there.
+	phone.ws.CloseNow()
+	laptop.ws.CloseNow()
+	eventually(t, "the user is offline", func() bool {
+		_, err := nc.Request("fl.user.a=20b=2Fc=2Ed", nil, 50*time.Millisecond)
+		return err == nats.ErrNoResponders
+	})
+}
