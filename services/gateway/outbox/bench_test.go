@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"testing"
 	"time"
@@ -44,6 +45,39 @@ func BenchmarkDeliver(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkDeliverAt is BenchmarkDeliver for a replayed topic: at peers that keep
+// up, and at one that doesn't, where all but the first few drop a message.
+func BenchmarkDeliverAt(b *testing.B) {
+	for _, policy := range []Policy{Disconnect, DropOldest, Conflate} {
+		for _, slow := range []bool{false, true} {
+			if slow && policy == Disconnect {
+				continue
+			}
+			b.Run(fmt.Sprintf("%v/slow=%v", policy, slow), func(b *testing.B) {
+				o := New(Config{Flushers: 1})
+				c := &Conn{o: o, fl: o.flushers[0], slot: -1, queued: true, subprotocol: "fairlead.v1"}
+				c.blocked = slow
+				c.progress.Store(math.MinInt64 / 2)
+				src := newReplayed("chat.lobby", policy, true).Source
+				var ch chunk
+				marks := make([]Mark, 1<<16)
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					at := &marks[i%len(marks)]
+					*at = Mark{int64(i + 1), int64(i), int64(i)}
+					c.DeliverAt(benchFrame, src, at)
+					if i++; !slow && i%16 == 0 {
+						for c.take(&ch) {
+							ch.build(true)
+						}
+					}
+				}
+			})
+		}
 	}
 }
 

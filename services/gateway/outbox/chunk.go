@@ -59,10 +59,11 @@ func (ch *chunk) take(q *queue, batch bool, limit int) {
 	if batch {
 		each, most = 1, maxJoin
 	}
-	if q.live <= most && q.bytes+q.live*each < limit {
+	if q.live <= most && q.bytes+q.live*each < limit && q.gaps == nil {
 		ch.messages = q.live
 		q.items, ch.items, ch.from = ch.items[:0], q.items, q.head
-		*q = queue{items: q.items}
+		clear(q.at)
+		*q = queue{items: q.items, at: q.at[:0]}
 		return
 	}
 	size := 1

@@ -69,14 +69,26 @@ func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 // Send queues a reply or control frame: one JSON text, which must not be changed
 // any more. No policy drops it: where it exceeds the queue's bound the
 // connection is closed with 1013. Ignored once the connection is closing.
-func (c *Conn) Send(frame []byte) { c.enqueue(item{frame: frame}) }
+func (c *Conn) Send(frame []byte) { c.enqueue(item{frame: frame}, nil) }
 
 // Deliver queues a message of a topic: one JSON text, shared with all other
 // connections it goes to, which must not be changed any more. What happens when
 // the peer is behind is up to src. Ignored once the connection is closing.
-func (c *Conn) Deliver(frame []byte, src *Source) { c.enqueue(item{frame, src}) }
+func (c *Conn) Deliver(frame []byte, src *Source) { c.enqueue(item{frame, src}, nil) }
 
-func (c *Conn) enqueue(it item) {
+// DeliverAt is [Conn.Deliver] for a message of a replayed topic, which at gives
+// the place of; at must not be changed any more, nil is Deliver. What src's policy
+// drops is told to the peer by skip frames (see [Source]), at most one at a time:
+// for one source, frames and skip frames are read as an unbroken chain, a skip
+// frame ahead of the next frame that was kept, or once the queue drains.
+func (c *Conn) DeliverAt(frame []byte, src *Source, at *Mark) {
+	if src.policy() == Disconnect || src.Skip == nil {
+		at = nil
+	}
+	c.enqueue(item{frame, src}, at)
+}
+
+func (c *Conn) enqueue(it item, at *Mark) {
 	if len(it.frame) == 0 {
 		return
 	}
@@ -91,8 +103,11 @@ func (c *Conn) enqueue(it item) {
 	conflate := it.src.policy() == Conflate
 	if c.q.fits(len(it.frame), c.o.cfg.QueueBytes) && !(conflate && c.behind()) {
 		c.q.push(it)
+		if at != nil {
+			c.q.mark(at)
+		}
 	} else {
-		c.squeeze(it, conflate)
+		c.squeeze(it, at, conflate)
 	}
 	wake := c.wants()
 	c.mu.Unlock()
@@ -103,21 +118,26 @@ func (c *Conn) enqueue(it item) {
 
 // squeeze queues it while the peer is behind, or gives up on the peer. Frames
 // that may be lost make room for any other. The caller holds c.mu.
-func (c *Conn) squeeze(it item, conflate bool) {
+func (c *Conn) squeeze(it item, at *Mark, conflate bool) {
 	bound := c.o.cfg.QueueBytes
 	n, placed := len(it.frame), false
-	if conflate && c.behind() && c.q.replace(it) {
-		c.drop(it.src, 1)
-		n, placed = 0, true
+	if conflate && c.behind() {
+		if k := c.q.replace(it, at); k > 0 {
+			c.drop(it.src, k)
+			n, placed = 0, true
+		}
 	}
 	dropped, ok := c.q.shed(n, bound)
 	c.count(DropOldest, dropped)
 	switch {
 	case ok && !placed:
 		c.q.push(it)
+		if at != nil {
+			c.q.mark(at)
+		}
 	case ok:
 	case it.src.policy() == DropOldest:
-		c.drop(it.src, 1)
+		c.drop(it.src, 1+c.q.refuse(it.src, at))
 	case placed:
 		c.giveUp(item{})
 	default:

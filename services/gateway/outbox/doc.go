@@ -25,6 +25,10 @@
 // platforms without writev) are written by such a goroutine only, through their
 // net.Conn, so that TLS always encrypts.
 //
+// What a policy drops on a replayed topic leaves a gap in what its peer reads. The
+// queue keeps at most one gap per source and writes it as one skip frame, so
+// that the peer's position moves on and it does not ask for what it was spared.
+//
 // One sweeper looks at every connection once per tick: heartbeats, peers that
 // went silent, writes that make no progress, closing handshakes that take too
 // long. There are no timers or contexts per connection.

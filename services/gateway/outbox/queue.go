@@ -1,6 +1,7 @@
 package outbox
 
-// item is one queued frame; src is nil for replies and control frames.
+// item is one queued frame; src is nil for replies and control frames. It stays
+// small: queueing costs by its size.
 type item struct {
 	frame []byte
 	src   *Source
@@ -12,7 +13,7 @@ type item struct {
 type queue struct {
 	items []item // items[head:] are queued
 	head  int
-	live  int // frames, holes not counted
+	live  int // frames and gaps, holes not counted
 	bytes int
 
 	lossy      int // frames with policy DropOldest
@@ -22,14 +23,22 @@ type queue struct {
 	// latest maps a Conflate source to its last queued frame. Built when first
 	// needed and kept exact from then on until the queue is empty.
 	latest map[*Source]int
+
+	// at[i] is the mark of items[i], nil from len(at) on: it only takes room
+	// where losses have to be told. gaps holds those that still have to be, at
+	// most one per source; nil while there are none.
+	at   []*Mark
+	gaps map[*Source]*gap
 }
 
-// fits reports whether n more bytes stay within the bound. An empty queue takes
-// any frame, else one larger than the bound could never be sent.
-func (q *queue) fits(n, bound int) bool { return q.live == 0 || q.bytes+n <= bound }
+// fits reports whether n more bytes stay within the bound. A queue without frames
+// takes any, else one larger than the bound could never be sent.
+func (q *queue) fits(n, bound int) bool {
+	return q.bytes+n <= bound || q.live == len(q.gaps)
+}
 
 func (q *queue) push(it item) {
-	if len(q.items) == cap(q.items) && q.live <= len(q.items)/2 {
+	if len(q.items) == cap(q.items) && q.live-len(q.gaps) <= len(q.items)/2 {
 		q.compact()
 	}
 	q.items = append(q.items, it)
@@ -48,12 +57,14 @@ func (q *queue) push(it item) {
 
 // pop removes the oldest frame; the queue must not be empty.
 func (q *queue) pop() item {
-	for q.items[q.head].frame == nil {
+	var it item
+	if g := q.due(); g != nil {
+		it = q.close(q.items[q.head].src, g)
+	} else {
+		it = q.items[q.head]
+		q.remove(q.head)
 		q.head++
 	}
-	it := q.items[q.head]
-	q.remove(q.head)
-	q.head++
 	if q.live == 0 {
 		q.reset()
 	}
@@ -62,48 +73,49 @@ func (q *queue) pop() item {
 
 // peek returns the oldest frame's length; the queue must not be empty.
 func (q *queue) peek() int {
-	for q.items[q.head].frame == nil {
-		q.head++
+	if g := q.due(); g != nil {
+		return len(g.frame)
 	}
 	return len(q.items[q.head].frame)
 }
 
-// replace puts it in the place of the queued frame of the same source and
-// reports whether there was one.
-func (q *queue) replace(it item) bool {
+// replace puts it in the place of the last queued frame of the same source and
+// returns how many frames that dropped: 0 where there was none.
+func (q *queue) replace(it item, at *Mark) int {
 	if q.latest == nil {
 		q.index()
 	}
 	i, ok := q.latest[it.src]
 	if !ok || i < q.head {
-		return false
+		return 0
 	}
 	q.bytes += len(it.frame) - len(q.items[i].frame)
 	q.items[i].frame = it.frame
-	return true
+	return 1 + q.supersede(i, at)
 }
 
 // shed drops the oldest DropOldest frames until n more bytes fit and returns how
-// many it dropped. If even all of them would not do it drops none and returns
-// false.
+// many it dropped. If even all of them would not do it returns false, and drops
+// none unless it is the frames that tell of the loss that are too much.
 func (q *queue) shed(n, bound int) (dropped int, ok bool) {
-	if q.live != q.lossy && q.bytes-q.lossyBytes+n > bound {
+	if q.live-len(q.gaps) != q.lossy && q.bytes-q.lossyBytes+n > bound {
 		return 0, false
 	}
 	i := max(q.lossyFrom, q.head)
-	for !q.fits(n, bound) {
+	for i < len(q.items) && !q.fits(n, bound) {
 		if it := q.items[i]; it.frame != nil && it.src.policy() == DropOldest {
-			it.src.dropped.Add(1)
-			q.remove(i)
-			dropped++
+			k := q.lose(i)
+			it.src.dropped.Add(uint64(k))
+			dropped += k
 		}
 		i++
 	}
 	q.lossyFrom = i
+	ok = q.fits(n, bound)
 	if q.live == 0 {
 		q.reset()
 	}
-	return dropped, true
+	return dropped, ok
 }
 
 // remove makes items[i] a hole.
@@ -121,19 +133,27 @@ func (q *queue) remove(i int) {
 // reset empties the queue and keeps its slice.
 func (q *queue) reset() {
 	clear(q.items[q.head:])
-	*q = queue{items: q.items[:0]}
+	clear(q.at)
+	*q = queue{items: q.items[:0], at: q.at[:0]}
 }
 
 // compact closes the holes.
 func (q *queue) compact() {
-	n := 0
-	for _, it := range q.items[q.head:] {
-		if it.frame != nil {
-			q.items[n] = it
-			n++
+	n, marks := 0, 0
+	for i, it := range q.items[q.head:] {
+		if it.frame == nil {
+			continue
 		}
+		q.items[n] = it
+		if i += q.head; i < len(q.at) {
+			q.at[n] = q.at[i]
+			marks = n + 1
+		}
+		n++
 	}
 	clear(q.items[n:])
+	clear(q.at[marks:])
+	q.at = q.at[:marks]
 	q.items, q.head, q.lossyFrom = q.items[:n], 0, 0
 	if q.latest != nil {
 		q.index()

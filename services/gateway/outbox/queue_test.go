@@ -24,7 +24,7 @@ func TestQueueAgainstModel(t *testing.T) {
 			return n
 		}
 		for step := range 3000 {
-			it := item{[]byte(fmt.Sprint(step, strings.Repeat("x", r.IntN(100)))), sources[r.IntN(len(sources))]}
+			it := item{frame: []byte(fmt.Sprint(step, strings.Repeat("x", r.IntN(100)))), src: sources[r.IntN(len(sources))]}
 			switch op := r.IntN(20); {
 			case op < 4 && len(model) > 0:
 				if got, want := q.peek(), len(model[0].frame); got != want {
@@ -39,7 +39,7 @@ func TestQueueAgainstModel(t *testing.T) {
 				for i >= 0 && model[i].src != it.src {
 					i--
 				}
-				if got, want := q.replace(it), i >= 0; got != want {
+				if got, want := q.replace(it, nil) == 1, i >= 0; got != want {
 					t.Fatalf("seed %d step %d: replaced %v, want %v", seed, step, got, want)
 				}
 				if i >= 0 {
@@ -99,7 +99,7 @@ func TestQueueOfAStalledPeerStaysSmall(t *testing.T) {
 		if _, ok := q.shed(10, 1000); !ok {
 			t.Fatal("nothing to shed")
 		}
-		q.push(item{make([]byte, 10), lossy})
+		q.push(item{frame: make([]byte, 10), src: lossy})
 	}
 	if got := cap(q.items); got > 512 {
 		t.Errorf("the slice grew to %d for 100 frames", got)

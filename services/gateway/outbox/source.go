@@ -11,7 +11,8 @@ const (
 	// the zero value.
 	Disconnect Policy = iota
 	// DropOldest drops the oldest queued messages of such topics until the new
-	// one fits, and the new one if they don't make enough room.
+	// one fits, and the new one if they don't make enough room. What is told of a
+	// loss (see Source.Skip) is never dropped.
 	DropOldest
 	// Conflate replaces the queued message of the same source, at its place in
 	// the queue, while the peer is behind: it gets the latest value only. Where
@@ -37,10 +38,17 @@ func (p Policy) String() string {
 
 // Source is what the messages of one topic share: the policy and a count of what
 // was dropped under it. Its address is the key by which messages are conflated.
-// It must not be copied, and Policy must not change once the Source has been
-// passed to [Conn.Deliver]: a new policy is a new Source.
+// It must not be copied, and Policy and Skip must not change once the Source has
+// been passed to [Conn.Deliver]: a new policy is a new Source.
 type Source struct {
 	Policy Policy
+
+	// Skip appends to dst the frame, one JSON text, that stands for the messages
+	// from to to, which the peer was not sent: its position moves from from.Prev
+	// to to.Seq. Only messages passed to [Conn.DeliverAt] are told of; nil: none
+	// is. It is called with the connection locked: it must neither wait nor call
+	// the connection.
+	Skip func(dst []byte, from, to Mark) []byte
 
 	dropped atomic.Uint64
 }

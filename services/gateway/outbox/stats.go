@@ -8,7 +8,7 @@ type Stats struct {
 	FramesIn    uint64 // WebSocket messages read, the oversized included
 	BytesIn     uint64 // bytes read, heads included
 	FramesOut   uint64 // WebSocket messages written, control frames not counted
-	MessagesOut uint64 // frames passed to Send and Deliver that were written
+	MessagesOut uint64 // frames passed to Send, Deliver and DeliverAt that were written, and skip frames
 	BytesOut    uint64 // bytes written, heads included
 
 	// Frames that a policy dropped or, for Conflate, replaced.
