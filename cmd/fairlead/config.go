@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/spelling"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway"
+	"github.com/fairlead-io/fairlead/services/replay"
 )
 
 const envPrefix = "FAIRLEAD_"
@@ -32,6 +33,7 @@ type config struct {
 	LogLevel   string         `env:"LOG_LEVEL, default=info" help:"debug, info, warn or error"`
 	LogFormat  string         `env:"LOG_FORMAT" help:"text or json; text on a terminal, else json"`
 	Gateway    gateway.Config
+	Replay     replay.Config
 }
 
 type natsConfig struct {
@@ -150,7 +152,8 @@ func loadConfig(ctx context.Context, lookup func(string) (string, bool), default
 	if err := envconfig.ProcessWith(ctx, &envconfig.Config{Target: &c, Lookuper: env}); err != nil {
 		return nil, err
 	}
-	c.Gateway.Namespace = c.Namespace
+	c.Gateway.Namespace, c.Gateway.Replicas = c.Namespace, c.NATS.Replicas
+	c.Replay.Namespace, c.Replay.Replicas = c.Namespace, c.NATS.Replicas
 	if c.NATS.Replicas < 1 || c.NATS.Replicas > 5 {
 		errs = append(errs, fmt.Errorf("%sNATS_REPLICAS=%d: from 1 to 5", envPrefix, c.NATS.Replicas))
 	}

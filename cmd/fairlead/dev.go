@@ -82,7 +82,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 	defer server.Shutdown()
 
 	p := process{
-		mode: rules.Dev, what: "dev",
+		mode: rules.Dev, what: "dev", gateway: true, replay: true,
 		bus:  &bus.Config{InProcess: server.InProcess(), ReplyPrefixes: cfg.NATS.ReplyPrefixes},
 		http: listener,
 		mount: func(mux *http.ServeMux) {

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
 	"github.com/fairlead-io/fairlead/services/gateway"
+	"github.com/fairlead-io/fairlead/services/replay"
 )
 
 // process is what `dev` and `run` do differently.
@@ -25,17 +26,31 @@ type process struct {
 	what  string // the command, for the rules' log
 	bus   *bus.Config
 	mount func(*http.ServeMux)
-	ready func(*slog.Logger) // called once, when the gateway is
+	ready func(*slog.Logger) // called once, when every service is; may be nil
 	http  net.Listener       // nil: the gateway listens by its address
+
+	gateway, replay bool // the services
+}
+
+// name is what telemetry calls the process.
+func (p process) name() string {
+	switch {
+	case p.gateway && p.replay:
+		return "fairlead"
+	case p.replay:
+		return "fairlead-replay"
+	}
+	return "fairlead-gateway"
 }
 
 // telemetryWait bounds how long the last spans and metrics may take to leave.
 const telemetryWait = 3 * time.Second
 
-// serve runs the gateway and what is around it until ctx is done.
+// serve runs services and what is around them until ctx is done. The gateway
+// ends first: its clients may need the others until the last one has left.
 func serve(ctx context.Context, env *Env, cfg *config, p process) error {
 	tel, err := telemetry.Start(ctx, telemetry.Config{
-		LogLevel: cfg.LogLevel, LogFormat: cfg.LogFormat, ServiceName: "fairlead-gateway", Version: version(),
+		LogLevel: cfg.LogLevel, LogFormat: cfg.LogFormat, ServiceName: p.name(), Version: version(),
 	})
 	if err != nil {
 		return usage(err)
@@ -65,45 +80,92 @@ func serve(ctx context.Context, env *Env, cfg *config, p process) error {
 	}
 	defer closeRules()
 
-	listener := p.http
-	if listener == nil {
-		if listener, err = net.Listen("tcp", cfg.Gateway.Addr); err != nil {
-			return usage(fmt.Errorf("FAIRLEAD_HTTP_ADDR=%s: %w", cfg.Gateway.Addr, cause(err)))
-		}
-	}
 	var checks telemetry.Checks
-	deps := gateway.Deps{
-		NATS: natsConfig, Rules: live, Log: log, Meter: tel.MeterProvider.Meter("fairlead/gateway"), Trace: tel.Tracer("fairlead/gateway"), Checks: &checks, Mount: p.mount, Listener: listener,
-		Ready: func() {
-			if p.ready != nil {
-				p.ready(log)
-			}
-		},
+	group, front := errgroup.WithContext(ctx)
+	// behind is for what the gateway needs while it drains.
+	behind, release := context.WithCancel(context.WithoutCancel(ctx))
+	defer release()
+	var fronts []func(context.Context) error
+	var backs []func(context.Context) error
+	if p.replay {
+		r, err := replay.New(cfg.Replay, replay.Deps{
+			NATS: natsConfig, Rules: live, Log: log, Version: version(), Meter: tel.MeterProvider, Tracer: tel.TracerProvider, Checks: &checks,
+		})
+		if err != nil {
+			return usage(err)
+		}
+		backs = append(backs, r.Run)
 	}
-	g, err := gateway.New(cfg.Gateway, deps)
-	if err != nil {
-		listener.Close()
-		return usage(err)
+	if p.gateway {
+		g, err := newGateway(cfg, natsConfig, p, live, tel, &checks)
+		if err != nil {
+			return err
+		}
+		fronts = append(fronts, g.Run)
 	}
 	admin, err := adminServer(cfg, tel, &checks, log)
 	if err != nil {
-		listener.Close()
 		return err
 	}
+	if admin != nil {
+		defer admin.Close()
+	}
 
-	group, groupCtx := errgroup.WithContext(ctx)
-	followCtx, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopFollowing()
-	group.Go(func() error { return live.Run(followCtx) })
+	group.Go(func() error { return live.Run(behind) })
+	for _, run := range backs {
+		group.Go(func() error { return run(behind) })
+	}
 	group.Go(func() error {
-		defer stopFollowing()
-		if admin != nil {
-			defer admin.Close()
+		defer release()
+		inner, innerCtx := errgroup.WithContext(front)
+		for _, run := range fronts {
+			inner.Go(func() error { return run(innerCtx) })
 		}
-		return g.Run(groupCtx)
+		<-innerCtx.Done()
+		return inner.Wait()
 	})
-	log.Info("gateway starts", "http", listener.Addr().String(), "auth", cfg.Gateway.Auth.Mode, "gateway", g.ID(), "version", version())
+	group.Go(func() error { announce(front, &checks, p.ready, log); return nil })
+	log.Info("starts", "services", p.what, "version", version())
 	return group.Wait()
+}
+
+func newGateway(cfg *config, natsConfig bus.Config, p process, live *rules.Live, tel *telemetry.Telemetry, checks *telemetry.Checks) (*gateway.Service, error) {
+	listener := p.http
+	if listener == nil {
+		var err error
+		if listener, err = net.Listen("tcp", cfg.Gateway.Addr); err != nil {
+			return nil, usage(fmt.Errorf("FAIRLEAD_HTTP_ADDR=%s: %w", cfg.Gateway.Addr, cause(err)))
+		}
+	}
+	g, err := gateway.New(cfg.Gateway, gateway.Deps{
+		NATS: natsConfig, Rules: live, Log: tel.Log, Meter: tel.MeterProvider.Meter("fairlead/gateway"),
+		Trace: tel.Tracer("fairlead/gateway"), Checks: checks, Mount: p.mount, Listener: listener,
+	})
+	if err != nil {
+		listener.Close()
+		return nil, usage(err)
+	}
+	tel.Log.Info("gateway starts", "http", listener.Addr().String(), "auth", cfg.Gateway.Auth.Mode, "gateway", g.ID(), "version", version())
+	return g, nil
+}
+
+// announce calls ready once, when every service of the process is.
+func announce(ctx context.Context, checks *telemetry.Checks, ready func(*slog.Logger), log *slog.Logger) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, ok := checks.Run(ctx); ok {
+			if ready != nil {
+				ready(log)
+			}
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // followRules makes the rules that count, on a NATS connection of their own.

@@ -63,7 +63,7 @@ func checkAccepted(t *testing.T, data []byte, f *Frame) {
 	case f.Presence != "" && f.Presence != "watch" && f.Presence != "join",
 		f.Last < 0 || f.Last > 1000, f.Limit < 0 || f.Limit > 1000,
 		f.Timeout < 0 || f.Timeout > time.Minute,
-		f.After < 0 || f.After > MaxID, f.Ts < 0 || f.Ts > MaxID, f.RefID < 0 || f.RefID > MaxID,
+		f.After < 0 || f.After > MaxID, f.Ts < -MaxID || f.Ts > MaxID, f.RefID < 0 || f.RefID > MaxID,
 		f.After != 0 && !f.HasAfter, f.Ts != 0 && !f.HasTs,
 		f.HasAfter && f.Last > 0, f.HasAfter && IsPattern(f.Topic),
 		f.Error != nil && !f.Error.Code.Known():

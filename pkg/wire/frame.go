@@ -314,7 +314,7 @@ func (f *Frame) set(fld field, raw []byte) *Error {
 		return setInt(&f.After, "after", raw, 0, MaxID)
 	case fieldTs:
 		f.HasTs = true
-		return setInt(&f.Ts, "ts", raw, 0, MaxID)
+		return setInt(&f.Ts, "ts", raw, -MaxID, MaxID)
 	case fieldLast:
 		return setInt(&f.Last, "last", raw, 1, 1000)
 	case fieldLimit:

@@ -19,6 +19,8 @@ const (
 	HeaderDeadline   = "Fl-Deadline"   // epoch ms after which nobody waits for the reply
 	HeaderCancel     = "Fl-Cancel"     // subject on which a message means: cancelled
 	HeaderProgress   = "Fl-Progress"   // on a reply: progress, not the answer
+	HeaderClear      = "Fl-Clear"      // on a topic's message: the topic was cleared up to here
+	HeaderHead       = "Fl-Head"       // on fl.seq: a hint that the topic has reached this sequence; no message
 	HeaderErrorCode  = "Nats-Service-Error-Code"
 	HeaderError      = "Nats-Service-Error"
 	HeaderSequence   = "Nats-Sequence"

@@ -78,6 +78,10 @@ func isNull(raw []byte) bool { return string(raw) == "null" }
 // parseInt reads a natural number as JSON writes it. It knows no sign, no
 // fraction and no exponent, and nothing above 16 digits.
 func parseInt(raw []byte) (int64, bool) {
+	if len(raw) > 1 && raw[0] == '-' && raw[1] != '-' && raw[1] != '0' {
+		n, ok := parseInt(raw[1:])
+		return -n, ok
+	}
 	if len(raw) == 0 || len(raw) > 16 {
 		return 0, false
 	}

@@ -153,7 +153,7 @@ func parseRetry(e *Error, raw json.RawMessage) {
 	switch ms, ok := parseInt(raw); {
 	case isNull(raw):
 		e.RetryAfter = Never
-	case ok && ms <= int64((24*365*time.Hour)/time.Millisecond):
+	case ok && ms >= 0 && ms <= int64((24*365*time.Hour)/time.Millisecond):
 		e.RetryAfter = time.Duration(ms) * time.Millisecond
 	}
 }

@@ -34,6 +34,9 @@ type Config struct {
 	// Namespace is the first token of every subject. It is shared by all
 	// services of a process, so cmd sets it.
 	Namespace wire.Namespace
+	// Replicas is that of streams whose rule names none, should the gateway
+	// have to make one.
+	Replicas int
 	// Development is true in `fairlead dev` only; Hosts are the names beside
 	// localhost to which it answers.
 	Development bool

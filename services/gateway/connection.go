@@ -21,6 +21,7 @@ import (
 type connection struct {
 	g       *Service
 	id      string
+	kin     string // how the ids of all connections of the session begin; "" before hello
 	out     *outbox.Conn
 	address netip.Addr
 	opened  time.Time
@@ -41,6 +42,7 @@ type connection struct {
 	closed   bool                // guarded by mu, with the maps below
 	calls    map[int64]*call     // outstanding, by id
 	requests map[string]*request // asked of the client, by ref
+	asking   int                 // questions to other services without an answer
 }
 
 // parting is how an op ends the connection, behind the error that answers it.

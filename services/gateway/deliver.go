@@ -15,6 +15,10 @@ import (
 func (g *Service) deliver(in *interest, msg *nats.Msg) {
 	switch in.kind {
 	case kindTopic, kindPattern:
+		if in.kind == kindTopic && in.replays.Load() {
+			g.deliverReplayed(in, msg)
+			return
+		}
 		g.deliverTopic(in, msg)
 	default:
 		if in.kind == kindConn && msg.Reply != "" {

@@ -37,6 +37,8 @@ type fanout struct {
 	// deliver handles a message of an interest. It runs on the shard's
 	// goroutine and must not block.
 	deliver func(*interest, *nats.Msg)
+	// prepare subscribes a new interest.
+	prepare func(*interest) error
 	now     func() time.Time
 
 	probed atomic.Int64 // unix ns when the last round of probes was published
@@ -56,6 +58,10 @@ type shard struct {
 func newFanout(nc *nats.Conn, shards int, deliver func(*interest, *nats.Msg)) *fanout {
 	f := &fanout{nc: nc, hub: newHub(shards), deliver: deliver, now: time.Now}
 	f.live = newLiveness(nc)
+	f.prepare = func(in *interest) error {
+		_, err := f.listen(in, "")
+		return err
+	}
 	for i := range shards {
 		f.shards = append(f.shards, &shard{number: i, ch: make(chan *nats.Msg, shardQueue)})
 	}
@@ -121,12 +127,8 @@ func (f *fanout) pending() (n int64) {
 func (f *fanout) acquire(k kind, subject, topic string) (*interest, error) {
 	in, made := f.hub.acquire(k, subject, topic)
 	if made {
-		sub, err := f.nc.ChanSubscribe(subject, f.shards[f.hub.shard(subject)].ch)
-		if err != nil {
-			in.err = fmt.Errorf("subscribe %s: %w", subject, err)
+		if in.err = f.prepare(in); in.err != nil {
 			f.hub.drop(in)
-		} else {
-			in.sub.Store(sub)
 		}
 	} else {
 		in.setup.Lock()
@@ -140,6 +142,23 @@ func (f *fanout) acquire(k kind, subject, topic string) (*interest, error) {
 	return in, nil
 }
 
+// listen subscribes an interest by a subject, its own where alias is empty, in
+// place of the one that it is subscribed by. Whatever is on its way from that
+// one is stale from now on.
+func (f *fanout) listen(in *interest, alias string) (old *subscription, err error) {
+	subject := in.subject
+	if alias != "" {
+		subject = alias
+	}
+	f.hub.listen(in, alias)
+	sub, err := f.nc.ChanSubscribe(subject, f.shards[in.shard].ch)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe %s: %w", subject, err)
+	}
+	in.live.Store(false)
+	return in.sub.Swap(sub), nil
+}
+
 func (f *fanout) release(in *interest) {
 	if f.hub.release(in, f.now()) {
 		// A connection that is closed has no subscriptions left to end.
@@ -149,12 +168,17 @@ func (f *fanout) release(in *interest) {
 
 // unsubscribe ends the subscription of an interest that is out of the hub.
 func (f *fanout) unsubscribe(in *interest) error {
-	sub := in.sub.Load()
+	in.close()
+	return f.end(in.sub.Load())
+}
+
+// end ends a subscription; nil is none.
+func (f *fanout) end(sub *subscription) error {
 	if sub == nil {
 		return nil
 	}
 	if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
-		return fmt.Errorf("unsubscribe %s: %w", in.subject, err)
+		return fmt.Errorf("unsubscribe %s: %w", sub.Subject, err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,9 @@ func launchGateway(t *testing.T, server *natsdev.Server, options ...option) *rig
 	for _, o := range options {
 		o(&cfg, &deps, &ro)
 	}
+	if ro.File == nil {
+		ro.File = withoutReplay(t, ro.Mode)
+	}
 	live, err := rules.Follow(ro)
 	if err != nil {
 		t.Fatal(err)
@@ -116,6 +120,21 @@ func launchGateway(t *testing.T, server *natsdev.Server, options ...option) *rig
 		nc.Close()
 	})
 	return r
+}
+
+// withoutReplay is the built-in rule set of a mode with nothing replayed: what is
+// read of the past needs another service, and is tested with it.
+func withoutReplay(t *testing.T, mode rules.Mode) []byte {
+	t.Helper()
+	name := "dev"
+	if mode == rules.Run {
+		name = "run"
+	}
+	file, err := os.ReadFile("../../internal/rules/builtin." + name + ".yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return regexp.MustCompile(`replay: \{[^}]*\}, `).ReplaceAll(file, nil)
 }
 
 func localListener(t *testing.T) net.Listener {

@@ -2,7 +2,10 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -21,7 +24,9 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 			return err
 		}
 	} else if f.Session != "" {
-		c.identity.Store(id.Resume(f.Session))
+		id = id.Resume(f.Session)
+		c.identity.Store(id)
+		c.join(id.Session)
 	}
 	if err := c.listen(); err != nil {
 		return err
@@ -73,6 +78,9 @@ func (c *connection) claimed(topics []string) []pendingSubscribe {
 		}
 		return nil
 	}
+	for _, in := range interests {
+		c.g.begin(ctx, in)
+	}
 	return granted
 }
 
@@ -114,7 +122,20 @@ func (c *connection) identify(id *auth.Identity) *wire.Error {
 		return &wire.Error{Code: wire.ResourceExhausted, Message: "too many connections of this user", RetryAfter: time.Second}
 	}
 	c.identity.Store(id)
+	c.join(id.Session)
 	return nil
+}
+
+// join makes the connection known as one of its session: their ids begin alike,
+// so that what one of them published without wanting it back is not sent to the
+// next one either.
+func (c *connection) join(session string) {
+	if c.direct != nil || session == "" {
+		return // its own subject has the id already
+	}
+	sum := sha256.Sum256([]byte(session))
+	kin := base64.RawURLEncoding.EncodeToString(sum[:9]) + "-"
+	c.id, c.kin = kin+strings.TrimPrefix(c.id, c.kin), kin
 }
 
 // listen makes the subjects of the user and of the connection live, once.

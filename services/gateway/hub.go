@@ -28,6 +28,8 @@ type interest struct {
 	kind    kind
 	subject string
 	topic   string // of kindTopic and kindPattern
+	shard   int
+	alias   string // the subject it is subscribed by, where that is another; guarded by the shard's mutex
 
 	setup sync.Mutex // held until subscribing has been tried
 	err   error      // its outcome; guarded by setup
@@ -35,6 +37,9 @@ type interest struct {
 	// an older one of the same subject is stale.
 	sub  atomic.Pointer[subscription]
 	live atomic.Bool // the server is known to have it
+
+	replays atomic.Bool // what it is subscribed by is the log of a replayed topic
+	flip    sync.Mutex  // one change between log and plain subject at a time
 
 	rule atomic.Pointer[rules.Topic] // of kindTopic
 	// source is replaced when the rule's slow policy changes; nil disconnects.
@@ -47,14 +52,21 @@ type interest struct {
 	listed    bool // in its shard's idle list
 
 	mu      sync.Mutex
-	members []*member // guarded by mu
+	members []*member // guarded by mu, like the two below
+	trail   *trail    // nil: the topic is not replayed
+	skipped []*member // with a skip that is not sent yet
 }
 
-// member is one connection's place in an interest.
+// member is one connection's place in an interest. What is below conn and in is
+// guarded by in.mu.
 type member struct {
-	conn  *connection
-	in    *interest
-	index int // in in.members; guarded by in.mu
+	conn *connection
+	in   *interest
+
+	index int   // in in.members; -1: not there, or not yet
+	left  bool  // it will not be there any more
+	ahead int64 // on a replayed topic: it has had everything up to this sequence
+	skip  *skip // messages withheld from it since the last one
 }
 
 // memberships are what one connection listens to: few as a rule, so that
@@ -93,9 +105,14 @@ func (in *interest) join(c *connection, first func()) *member {
 	if first != nil {
 		first()
 	}
+	in.enter(m)
+	return m
+}
+
+// enter makes m a member; in.mu is held.
+func (in *interest) enter(m *member) {
 	m.index = len(in.members)
 	in.members = append(in.members, m)
-	return m
 }
 
 // joinAll is [interest.join] for several interests, each there once: first runs
@@ -111,8 +128,8 @@ func joinAll(interests []*interest, c *connection, first func()) []*member {
 	first()
 	members := make([]*member, len(interests))
 	for i, in := range interests {
-		members[i] = &member{conn: c, in: in, index: len(in.members)}
-		in.members = append(in.members, members[i])
+		members[i] = &member{conn: c, in: in}
+		in.enter(members[i])
 	}
 	return members
 }
@@ -121,12 +138,21 @@ func joinAll(interests []*interest, c *connection, first func()) []*member {
 func (in *interest) leave(m *member) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	m.left, m.skip = true, nil
+	if m.index >= 0 {
+		in.exit(m)
+	}
+}
+
+// exit takes m out of the members; in.mu is held.
+func (in *interest) exit(m *member) {
 	last := len(in.members) - 1
 	moved := in.members[last]
 	in.members[m.index] = moved
 	moved.index = m.index
 	in.members[last] = nil
 	in.members = in.members[:last]
+	m.index = -1
 }
 
 // each calls fn for every member. fn must not block and must not join or leave.
@@ -181,7 +207,7 @@ func (h *hub) acquire(k kind, subject, topic string) (in *interest, made bool) {
 	defer s.mu.Unlock()
 	in = s.interests[subject]
 	if in == nil {
-		in = &interest{kind: k, subject: subject, topic: topic}
+		in = &interest{kind: k, subject: subject, topic: topic, shard: h.shard(subject)}
 		in.setup.Lock()
 		s.interests[subject] = in
 		made = true
@@ -194,16 +220,14 @@ func (h *hub) acquire(k kind, subject, topic string) (in *interest, made bool) {
 // it, which the caller has to do to its subscription too: a user or connection
 // that is gone must have no responders at once.
 func (h *hub) release(in *interest, now time.Time) (ended bool) {
-	s := h.shards[h.shard(in.subject)]
+	s := h.shards[in.shard]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if in.refs--; in.refs > 0 {
 		return false
 	}
 	if in.kind == kindUser || in.kind == kindConn {
-		if s.interests[in.subject] == in {
-			delete(s.interests, in.subject)
-		}
+		s.forget(in)
 		return true
 	}
 	in.idleSince = now
@@ -217,11 +241,37 @@ func (h *hub) release(in *interest, now time.Time) (ended bool) {
 // drop forgets an interest whose subscription failed, so that the next acquire
 // tries again. Its holders still release it.
 func (h *hub) drop(in *interest) {
-	s := h.shards[h.shard(in.subject)]
+	s := h.shards[in.shard]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.interests[in.subject] == in {
-		delete(s.interests, in.subject)
+	s.forget(in)
+}
+
+// listen makes an interest found by another subject than its own, in place of
+// the one before; "" for none.
+func (h *hub) listen(in *interest, alias string) {
+	s := h.shards[in.shard]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.interests[in.subject] != in {
+		return
+	}
+	if in.alias != "" {
+		delete(s.interests, in.alias)
+	}
+	if in.alias = alias; alias != "" {
+		s.interests[alias] = in
+	}
+}
+
+// forget takes an interest out of the shard; its mutex is held.
+func (s *shardIndex) forget(in *interest) {
+	if s.interests[in.subject] != in {
+		return
+	}
+	delete(s.interests, in.subject)
+	if in.alias != "" {
+		delete(s.interests, in.alias)
 	}
 }
 
@@ -238,7 +288,7 @@ func (h *hub) sweep(now time.Time, linger time.Duration) (gone []*interest) {
 			case now.Sub(in.idleSince) < linger:
 				kept = append(kept, in)
 			default:
-				delete(s.interests, in.subject)
+				s.forget(in)
 				gone = append(gone, in)
 			}
 		}
@@ -262,8 +312,10 @@ func (h *hub) all(fn func(*interest)) {
 	for _, s := range h.shards {
 		s.mu.Lock()
 		interests := make([]*interest, 0, len(s.interests))
-		for _, in := range s.interests {
-			interests = append(interests, in)
+		for subject, in := range s.interests {
+			if subject == in.subject {
+				interests = append(interests, in)
+			}
 		}
 		s.mu.Unlock()
 		for _, in := range interests {
@@ -276,7 +328,11 @@ func (h *hub) all(fn func(*interest)) {
 func (h *hub) size() (n int) {
 	for _, s := range h.shards {
 		s.mu.Lock()
-		n += len(s.interests)
+		for subject, in := range s.interests {
+			if subject == in.subject {
+				n++
+			}
+		}
 		s.mu.Unlock()
 	}
 	return n

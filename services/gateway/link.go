@@ -18,6 +18,7 @@ type link struct {
 	log    *slog.Logger
 	tell   func(event string)
 	tested func() error // a round trip on each connection
+	back   func()       // called when all are there again
 	alive  func() bool  // each connection is there, as far as nats.go knows
 
 	mu   sync.Mutex
@@ -79,18 +80,21 @@ func (l *link) connected(nc *nats.Conn) {
 	switch {
 	case back:
 		l.log.Info("nats back")
+		if l.back != nil {
+			l.back()
+		}
 		l.tell("recovered")
 	case first:
 		l.log.Info("nats connected")
 	}
 }
 
-// openLink makes the gateway's two NATS connections: one for what it listens
-// to, one for what it publishes and asks, so that a slow path of one does not
+// openLink makes the gateway's NATS connections: one for what it listens to, one
+// for what it publishes and asks, one for what it reads of the past, so that a slow path of one does not
 // hold up the other.
 func (g *Service) openLink() error {
 	g.link = &link{log: g.log, down: map[*nats.Conn]bool{}, tell: g.tellAll, tested: g.roundTrip}
-	g.link.alive = func() bool { return g.live.IsConnected() && g.requests.IsConnected() }
+	g.link.alive = func() bool { return g.live.IsConnected() && g.requests.IsConnected() && g.reads.IsConnected() }
 	open := func(name string, down **nats.Conn) error {
 		cfg := g.deps.NATS
 		cfg.Name = "fairlead-gateway-" + name + " " + g.id
@@ -101,6 +105,7 @@ func (g *Service) openLink() error {
 			OnSlowConsumer: func(*nats.Subscription) {
 				g.metrics.slowConsumers.Add(1)
 				g.log.Warn("nats slow consumer: a shard dropped messages")
+				g.checkAll("", 0)
 			},
 		}
 		nc, err := bus.Connect(g.connectContext, cfg, hooks)
@@ -122,6 +127,12 @@ func (g *Service) openLink() error {
 		g.live.Close()
 		return err
 	}
+	if err := open("reads", &g.reads); err != nil {
+		g.live.Close()
+		g.requests.Close()
+		return err
+	}
+	g.link.back = func() { g.checkAll("", 0) }
 	return nil
 }
 
@@ -130,7 +141,10 @@ func (g *Service) roundTrip() error {
 	if err := g.live.FlushTimeout(flushWait); err != nil {
 		return err
 	}
-	return g.requests.FlushTimeout(flushWait)
+	if err := g.requests.FlushTimeout(flushWait); err != nil {
+		return err
+	}
+	return g.reads.FlushTimeout(flushWait)
 }
 
 func (g *Service) tellAll(event string) {

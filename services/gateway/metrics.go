@@ -16,6 +16,10 @@ type metrics struct {
 	messages, deliveries     atomic.Int64
 	malformed, slowConsumers atomic.Int64
 	calls, requests          atomic.Int64
+	repairs, truncations     atomic.Int64
+	ringHits, histories      atomic.Int64
+	replayed, unrecovered    atomic.Int64
+	stored, duplicates       atomic.Int64
 	lateReplies, badReplies  atomic.Int64
 
 	mu     sync.Mutex

@@ -16,6 +16,8 @@ var ops = map[wire.Op]func(*connection, *wire.Frame) *wire.Error{
 	wire.OpUnsubscribe: (*connection).unsubscribe,
 	wire.OpPublish:     (*connection).publish,
 	wire.OpBatch:       (*connection).batch,
+	wire.OpHistory:     (*connection).history,
+	wire.OpGap:         (*connection).gap,
 	wire.OpCall:        (*connection).call,
 	wire.OpCancel:      (*connection).cancel,
 	wire.OpReply:       (*connection).reply,

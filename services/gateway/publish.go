@@ -1,13 +1,20 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
+	"sync"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -23,32 +30,108 @@ type publication struct {
 	topic   string // Fl-Topic of a direct message
 }
 
-// publish hands a message to NATS and answers when it is there.
+// publish hands a message to NATS and answers when it is there; on a replayed
+// topic, when it is stored.
 func (c *connection) publish(f *wire.Frame) *wire.Error {
-	if err := c.publishOne(f.Topic, f.Event, f.Data, f.NoEcho); err != nil {
-		return err
+	op, topic, id := f.Op.String(), f.Topic, f.ID
+	stored, err := c.publishOne(f.Topic, f.Event, f.Key, f.Data, f.NoEcho, func(ack streams.Ack, err *wire.Error) {
+		if err != nil {
+			c.fail(id, err.With("op", op).With("topic", topic))
+			return
+		}
+		c.ok(id, append(appendStored([]byte{'{'}, ack), '}'))
+	})
+	if err == nil && !stored {
+		c.ok(f.ID, nil)
 	}
-	c.ok(f.ID, nil)
-	return nil
+	return err
 }
 
-func (c *connection) publishOne(topic, event string, data []byte, noEcho bool) *wire.Error {
+// appendStored appends the members of an answer that say where a message is.
+func appendStored(dst []byte, ack streams.Ack) []byte {
+	dst = append(dst, `"seq":`...)
+	dst = strconv.AppendInt(dst, ack.Seq, 10)
+	if ack.Duplicate {
+		dst = append(dst, `,"duplicate":true`...)
+	}
+	return dst
+}
+
+// publishOne publishes a message. Where it is to be stored it reports so, and
+// done is called once with the outcome; where it is not, or with an error, never.
+func (c *connection) publishOne(topic, event, key string, data []byte, noEcho bool, done func(streams.Ack, *wire.Error)) (stored bool, _ *wire.Error) {
 	if err := c.countPublishTopic(topic); err != nil {
-		return err
+		return false, err
 	}
 	subject, err := c.g.cfg.Namespace.Topic(topic)
 	if err != nil {
-		return wire.AsError(err)
+		return false, wire.AsError(err)
 	}
 	p := publication{subject: subject, event: event, data: data, user: c.identity.Load().User, conn: c.id}
 	if noEcho {
 		p.exclude = c.id
 	}
-	if err := c.g.publish(context.Background(), &p); err != nil {
-		return wire.AsError(err)
-	}
 	c.unsettled = true
+	if rule := c.g.rules.Current().Topic(topic); rule != nil && rule.Replay != nil {
+		return true, c.g.storePublication(context.Background(), &p, topic, key, rule.Replay, done)
+	}
+	return false, wire.AsErrorOrNil(c.g.publish(context.Background(), &p))
+}
+
+// storePublication publishes into the stream of a replayed topic.
+func (g *Service) storePublication(ctx context.Context, p *publication, topic, key string, r *rules.Replay, done func(streams.Ack, *wire.Error)) *wire.Error {
+	if int64(len(p.data)) > r.MaxMessageBytes && r.MaxMessageBytes > 0 {
+		return (&wire.Error{Code: wire.ResourceExhausted, Message: "data: larger than the topic's rule takes", RetryAfter: wire.Never}).
+			With("observed", len(p.data)).With("limit", r.MaxMessageBytes).With("outcome", "none")
+	}
+	p.data = bytes.Clone(p.data) // it may be sent again, long after the frame is gone
+	msg := g.message(ctx, p)
+	if key == "" {
+		g.put(msg, topic, false, done)
+		return nil
+	}
+	salt := 0
+	var again func(streams.Ack, *wire.Error)
+	again = func(ack streams.Ack, err *wire.Error) {
+		if err != nil || !ack.Duplicate || salt == maxSalt {
+			done(ack, err)
+			return
+		}
+		// An id can be written by anyone who may publish on the bus: only the
+		// message under it says whose it is.
+		g.mender.spawn(func(ctx context.Context) {
+			if g.own(ctx, ack, msg) {
+				done(ack, nil)
+				return
+			}
+			salt++
+			msg.Header[wire.HeaderMsgID] = []string{streams.MessageID(topic, p.user, key, salt)}
+			g.put(msg, topic, true, again)
+		})
+	}
+	msg.Header[wire.HeaderMsgID] = []string{streams.MessageID(topic, p.user, key, 0)}
+	g.put(msg, topic, true, again)
 	return nil
+}
+
+// maxSalt bounds how often a taken id is salted.
+const maxSalt = 3
+
+// own reports whether the message that was stored under an id is of the same
+// topic and user. One that is not there any more, or can't be read, counts as
+// such: it was acknowledged once.
+func (g *Service) own(ctx context.Context, ack streams.Ack, msg *nats.Msg) bool {
+	ctx, cancel := context.WithTimeout(ctx, replayWait)
+	defer cancel()
+	reply, err := g.reads.RequestWithContext(ctx, streams.DirectGet(ack.Stream), fmt.Appendf(nil, `{"seq":%d}`, ack.Seq))
+	if err != nil {
+		return true
+	}
+	if _, _, ok := streams.Stored(reply.Header); !ok {
+		return true
+	}
+	return wire.HeaderValue(reply.Header, "Nats-Subject") == msg.Subject &&
+		wire.HeaderValue(reply.Header, wire.HeaderUser) == wire.HeaderValue(msg.Header, wire.HeaderUser)
 }
 
 // countPublishTopic bounds to how many topics one connection publishes.
@@ -67,29 +150,165 @@ func (c *connection) countPublishTopic(topic string) *wire.Error {
 	return nil
 }
 
-// batch publishes several messages; each has its own result.
+// batch publishes several messages; each has its own result. Atomic stores all
+// or none.
 func (c *connection) batch(f *wire.Frame) *wire.Error {
 	if f.Atomic {
-		return wire.Errorf(wire.FailedPrecondition, "atomic: needs one replayed rule for all topics of the batch")
+		return c.batchAtomic(f)
 	}
-	out := append(make([]byte, 0, 16+3*len(f.Messages)), `{"results":[`...)
+	b := &results{c: c, id: f.ID, parts: make([][]byte, len(f.Messages)), left: len(f.Messages) + 1}
 	for i, m := range f.Messages {
+		refuse := func(err *wire.Error) {
+			part := append(wire.AppendError([]byte(`{"error":`), err.With("op", "batch").With("topic", m.Topic)), '}')
+			b.set(i, part)
+		}
+		if err := wire.AsErrorOrNil(c.g.authorizer.AuthorizeMessage(context.Background(), c.identity.Load(), m.Topic)); err != nil {
+			refuse(err)
+			continue
+		}
+		stored, err := c.publishOne(m.Topic, m.Event, m.Key, m.Data, false, func(ack streams.Ack, err *wire.Error) {
+			if err != nil {
+				refuse(err)
+				return
+			}
+			b.set(i, append(appendStored([]byte{'{'}, ack), '}'))
+		})
+		switch {
+		case err != nil:
+			refuse(err)
+		case !stored:
+			b.set(i, []byte("{}"))
+		}
+	}
+	b.finish()
+	return nil
+}
+
+// results gathers what became of the messages of a batch, and answers when all
+// is known.
+type results struct {
+	c  *connection
+	id int64
+
+	mu    sync.Mutex
+	parts [][]byte
+	left  int
+}
+
+func (b *results) set(i int, part []byte) {
+	b.mu.Lock()
+	b.parts[i] = part
+	b.mu.Unlock()
+	b.finish()
+}
+
+func (b *results) finish() {
+	b.mu.Lock()
+	b.left--
+	all := b.left == 0
+	b.mu.Unlock()
+	if !all {
+		return
+	}
+	out := []byte(`{"results":[`)
+	for i, part := range b.parts {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		err := wire.AsErrorOrNil(c.g.authorizer.AuthorizeMessage(context.Background(), c.identity.Load(), m.Topic))
-		if err == nil {
-			err = c.publishOne(m.Topic, m.Event, m.Data, false)
-		}
-		if err == nil {
-			out = append(out, '{', '}')
-			continue
-		}
-		out = append(out, `{"error":`...)
-		out = append(wire.AppendError(out, err.With("op", f.Op.String()).With("topic", m.Topic)), '}')
+		out = append(out, part...)
 	}
-	c.ok(f.ID, append(out, ']', '}'))
-	return nil
+	b.c.ok(b.id, append(out, ']', '}'))
+}
+
+// batchesAtOnce bounds the atomic batches that a gateway has open: a stream
+// takes 50 from all.
+const batchesAtOnce = 8
+
+// batchAtomic stores all messages of a batch, one behind the other, or none.
+func (c *connection) batchAtomic(f *wire.Frame) *wire.Error {
+	g := c.g
+	if len(f.Messages) == 0 {
+		return wire.InvalidField("messages", "at least one")
+	}
+	var rule *rules.Topic
+	msgs := make([]*nats.Msg, len(f.Messages))
+	for i, m := range f.Messages {
+		if err := wire.AsErrorOrNil(g.authorizer.AuthorizeMessage(context.Background(), c.identity.Load(), m.Topic)); err != nil {
+			return err.With("topic", m.Topic)
+		}
+		if err := c.countPublishTopic(m.Topic); err != nil {
+			return err
+		}
+		r := g.rules.Current().Topic(m.Topic)
+		if r == nil || r.Replay == nil || rule != nil && r != rule {
+			return wire.Errorf(wire.FailedPrecondition, "atomic: needs one replayed rule for all topics of the batch").With("outcome", "none")
+		}
+		rule = r
+		if most := r.Replay.MaxMessageBytes; most > 0 && int64(len(m.Data)) > most {
+			return (&wire.Error{Code: wire.ResourceExhausted, Message: "data: larger than the topic's rule takes", RetryAfter: wire.Never}).
+				With("observed", len(m.Data)).With("limit", most).With("outcome", "none")
+		}
+		subject, err := g.cfg.Namespace.Topic(m.Topic)
+		if err != nil {
+			return wire.AsError(err)
+		}
+		user := c.identity.Load().User
+		msgs[i] = g.message(context.Background(), &publication{subject: subject, event: m.Event, data: bytes.Clone(m.Data), user: user, conn: c.id})
+		if m.Key != "" {
+			msgs[i].Header[wire.HeaderMsgID] = []string{streams.MessageID(m.Topic, user, m.Key, 0)}
+		}
+	}
+	c.unsettled = true
+	return c.ask(f, func(ctx context.Context) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, ackWait)
+		defer cancel()
+		ack, err := g.commit(ctx, msgs)
+		if err != nil {
+			return nil, err
+		}
+		out := []byte(`{"results":[`)
+		for i := range msgs {
+			if i > 0 {
+				out = append(out, ',')
+			}
+			out = append(appendStored(append(out, '{'), streams.Ack{Seq: ack.Seq - int64(len(msgs)-1-i)}), '}')
+		}
+		return append(out, ']', '}'), nil
+	})
+}
+
+// commit stores messages as one atomic batch and returns where the last is.
+func (g *Service) commit(ctx context.Context, msgs []*nats.Msg) (streams.Ack, error) {
+	select {
+	case g.batches <- struct{}{}:
+		defer func() { <-g.batches }()
+	case <-ctx.Done():
+		return streams.Ack{}, wire.Errorf(wire.ResourceExhausted, "too many atomic batches at once").With("outcome", "none")
+	}
+	last := msgs[len(msgs)-1]
+	for {
+		streams.Batch(nuid.Next(), msgs)
+		for _, msg := range msgs[:len(msgs)-1] {
+			if err := g.send(msg); err != nil {
+				return streams.Ack{}, err
+			}
+		}
+		reply, err := g.requests.RequestMsgWithContext(ctx, last)
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			return streams.Ack{}, wire.Errorf(wire.Unavailable, "no stream takes the topics").With("outcome", "none")
+		case err != nil:
+			return streams.Ack{}, wire.Errorf(wire.DeadlineExceeded, "JetStream did not acknowledge in time").With("outcome", "unknown")
+		}
+		ack, retry, err := streams.ParseAck(reply)
+		if err == nil {
+			g.metrics.stored.Add(int64(len(msgs)))
+			return ack, nil
+		}
+		if !retry || sleep(ctx, ackTick) != nil {
+			return streams.Ack{}, err
+		}
+	}
 }
 
 var jsonNull = []byte("null")
@@ -97,6 +316,11 @@ var jsonNull = []byte("null")
 // publish hands a message to NATS: on return it is in the client's buffer, on
 // its way. Its error is a *wire.Error with `details.outcome`.
 func (g *Service) publish(ctx context.Context, p *publication) error {
+	return g.send(g.message(ctx, p))
+}
+
+// message is a publication as it goes to NATS.
+func (g *Service) message(ctx context.Context, p *publication) *nats.Msg {
 	// The values share one array: each header is a slice of it.
 	values := [...]string{p.event, p.user, p.conn, p.exclude, p.topic}
 	h := make(nats.Header, 4)
@@ -116,7 +340,7 @@ func (g *Service) publish(ctx context.Context, p *publication) error {
 		data = jsonNull
 	}
 	g.metrics.published.Add(1)
-	return g.send(&nats.Msg{Subject: p.subject, Header: h, Data: data})
+	return &nats.Msg{Subject: p.subject, Header: h, Data: data}
 }
 
 // send publishes a message and says what a failure means for its sender.

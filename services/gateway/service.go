@@ -13,11 +13,13 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 	"github.com/fairlead-io/fairlead/services/gateway/outbox"
@@ -63,8 +65,17 @@ type Service struct {
 	link        *link
 	metrics     metrics
 
+	mender  *mender
+	checks  checklist
+	skips   skipping
+	rings   ringBudget
+	acks    *acks
+	batches chan struct{} // one element per open atomic batch
+	streams streams.Store
+
 	live           *nats.Conn // what it listens to
 	requests       *nats.Conn // what it publishes and asks
+	reads          *nats.Conn // what it asks for that may be long
 	connectContext context.Context
 
 	tracer telemetry.Tracer
@@ -91,6 +102,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		guard:       bus.Guard{Prefixes: deps.NATS.ReplyPrefixes},
 		connections: newConnections(),
 		calls:       newCalls(),
+		acks:        newAcks(),
+		batches:     make(chan struct{}, batchesAtOnce),
 		tracer:      deps.Trace,
 	}
 	g.log = deps.Log.With("service", "gateway", "gateway", g.id)
@@ -151,7 +164,15 @@ func (g *Service) Run(ctx context.Context) error {
 	}
 	g.sent = newLiveness(g.requests)
 	g.fanout = newFanout(g.live, shardsPerCore*runtime.GOMAXPROCS(0), g.deliver)
-	if err := errors.Join(g.calls.subscribe(g.requests), g.fanout.subscribeProbes(g.cfg.Namespace, g.id)); err != nil {
+	g.fanout.prepare = g.listenTo
+	g.mender = newMender(work)
+	defer g.mender.close()
+	js, err := jetstream.New(g.requests)
+	if err != nil {
+		return errors.Join(fmt.Errorf("jetstream: %w", err), g.closeLink(work))
+	}
+	g.streams = streams.Store{JetStream: js, Namespace: g.cfg.Namespace, Replicas: g.cfg.Replicas}
+	if err := errors.Join(g.acks.subscribe(g.requests), g.watchStreams(), g.calls.subscribe(g.requests), g.fanout.subscribeProbes(g.cfg.Namespace, g.id)); err != nil {
 		return errors.Join(err, g.closeLink(work))
 	}
 	g.link.connected(nil)
@@ -173,6 +194,9 @@ func (g *Service) Run(ctx context.Context) error {
 	background(g.probe)
 	background(g.followRules)
 	background(g.announce)
+	background(g.reconcile)
+	background(g.keepStreams)
+	background(func(ctx context.Context) { g.acks.run(ctx, g) })
 	group.Go(func() error { return g.outbox.Run(work) })
 	group.Go(func() error { return g.auth.Run(work) })
 
@@ -203,8 +227,9 @@ func (g *Service) Run(ctx context.Context) error {
 	if work.Err() == nil {
 		g.drain(gone)
 	}
-	err := g.stop(server, gone)
+	err = g.stop(server, gone)
 	halt()
+	g.mender.close()
 	return errors.Join(group.Wait(), err)
 }
 
@@ -225,7 +250,7 @@ func (g *Service) stop(server *http.Server, gone <-chan struct{}) error {
 func (g *Service) closeLink(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushWait)
 	defer cancel()
-	return errors.Join(bus.Drain(ctx, g.live), bus.Drain(ctx, g.requests))
+	return errors.Join(bus.Drain(ctx, g.live), bus.Drain(ctx, g.requests), bus.Drain(ctx, g.reads))
 }
 
 // handler is the public listener's.

@@ -1,6 +1,10 @@
 package gateway
 
 import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/outbox"
@@ -8,10 +12,12 @@ import (
 
 // pendingSubscribe is a subscribe whose subscription is not known to be live.
 type pendingSubscribe struct {
-	in    *interest
-	id    int64
-	topic string
-	ok    []byte
+	in       *interest
+	id       int64
+	topic    string
+	after    wire.Position
+	hasAfter bool
+	last     int
 }
 
 // subscribe begins a subscription. Those of one array share one round trip to
@@ -29,13 +35,11 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 			break
 		}
 	}
-	ok := wire.AppendString([]byte(`{"topic":`), f.Topic)
-	if f.HasAfter || f.Last > 0 {
-		ok = append(ok, `,"recovered":false`...)
+	if f.HasAfter && wire.IsPattern(f.Topic) {
+		return wire.InvalidField("after", "not together with a wildcard")
 	}
-	ok = append(ok, '}')
-	if c.topics.of(f.Topic) != nil {
-		c.ok(f.ID, ok)
+	if m := c.topics.of(f.Topic); m != nil {
+		c.ok(f.ID, m.again())
 		return nil
 	}
 	if limit := c.g.cfg.Limits.TopicsPerConnection; len(c.topics)+len(c.pending) >= limit {
@@ -62,7 +66,10 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 		return unavailable("NATS did not take the subscription")
 	}
 	c.g.govern(in)
-	c.pending = append(c.pending, pendingSubscribe{in: in, id: f.ID, topic: f.Topic, ok: ok})
+	c.pending = append(c.pending, pendingSubscribe{
+		in: in, id: f.ID, topic: f.Topic,
+		after: wire.Position{Seq: f.After, Ts: f.Ts}, hasAfter: f.HasAfter, last: int(f.Last),
+	})
 	return nil
 }
 
@@ -81,6 +88,18 @@ func (c *connection) settlePublished() *wire.Error {
 	return nil
 }
 
+// again is the answer to a subscribe of a topic that is subscribed already: the
+// position that has been reached.
+func (m *member) again() []byte {
+	m.in.mu.Lock()
+	defer m.in.mu.Unlock()
+	r := resumption{}
+	if t := m.in.trail; t != nil {
+		r.from, r.known = t.at, t.known
+	}
+	return r.subscribed(m.in.topic)
+}
+
 // settle waits until the pending subscriptions are live on the server, answers
 // them, and lets their messages in: the answer precedes every message, and no
 // message published after it is missed.
@@ -88,22 +107,57 @@ func (c *connection) settle() {
 	if len(c.pending) == 0 {
 		return
 	}
-	interests := make([]*interest, len(c.pending))
-	for i, p := range c.pending {
+	pending := c.pending
+	c.pending = nil
+	interests := make([]*interest, len(pending))
+	for i, p := range pending {
 		interests[i] = p.in
 	}
 	ctx, cancel := deadline()
-	err := c.g.fanout.waitLive(ctx, interests...)
-	cancel()
-	for _, p := range c.pending {
-		if err != nil {
+	defer cancel()
+	if err := c.g.fanout.waitLive(ctx, interests...); err != nil {
+		for _, p := range pending {
 			c.g.fanout.release(p.in)
 			c.fail(p.id, unavailable("NATS did not confirm the subscription in time").With("op", "subscribe").With("topic", p.topic))
+		}
+		return
+	}
+	for i, r := range c.prepareAll(ctx, pending) {
+		c.topics = append(c.topics, c.attach(&pending[i], r))
+	}
+}
+
+// prepareAtOnce bounds how many topics of one array are looked up at a time.
+const prepareAtOnce = 16
+
+// prepareAll finds out how each of several subscriptions begins.
+func (c *connection) prepareAll(ctx context.Context, pending []pendingSubscribe) []*resumption {
+	out := make([]*resumption, len(pending))
+	if len(pending) == 1 {
+		out[0] = c.g.prepare(ctx, pending[0].in, &pending[0])
+		return out
+	}
+	var group errgroup.Group
+	group.SetLimit(prepareAtOnce)
+	for i := range pending {
+		if !pending[i].in.logged() {
+			out[i] = c.g.prepare(ctx, pending[i].in, &pending[i])
 			continue
 		}
-		c.topics = append(c.topics, p.in.join(c, func() { c.ok(p.id, p.ok) }))
+		group.Go(func() error {
+			out[i] = c.g.prepare(ctx, pending[i].in, &pending[i])
+			return nil
+		})
 	}
-	c.pending = nil
+	_ = group.Wait() // none of them fails: what can't be had is in their answers
+	return out
+}
+
+// logged reports whether an interest follows a replayed topic.
+func (in *interest) logged() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.trail != nil
 }
 
 // unsubscribe ends a subscription; one that is not there is no error.
@@ -142,6 +196,9 @@ func (g *Service) governBy(in *interest, set *rules.Set) {
 		}
 	}
 	in.rule.Store(rule)
+	if in.kind == kindTopic {
+		g.follow(in, rule)
+	}
 	policy := outbox.Disconnect
 	if rule != nil {
 		switch rule.Slow {
@@ -155,6 +212,13 @@ func (g *Service) governBy(in *interest, set *rules.Set) {
 	case policy == outbox.Disconnect:
 		in.source.Store(nil) // what no source means, without one per topic
 	case src == nil || src.Policy != policy:
-		in.source.CompareAndSwap(src, &outbox.Source{Policy: policy})
+		// On a replayed topic what a slow connection loses leaves its position.
+		next := &outbox.Source{Policy: policy}
+		if in.replays.Load() {
+			next.Skip = func(dst []byte, from, to outbox.Mark) []byte {
+				return wire.AppendSkip(dst, in.topic, to.Seq, from.Prev, to.Ts)
+			}
+		}
+		in.source.CompareAndSwap(src, next)
 	}
 }

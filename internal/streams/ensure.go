@@ -1,0 +1,160 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+const requestTimeout = 5 * time.Second
+
+// Store is where the streams of a namespace are.
+type Store struct {
+	JetStream jetstream.JetStream
+	Namespace wire.Namespace
+	Replicas  int // of a stream whose rule names none; 0 is 1
+}
+
+// Ensure makes the stream of a rule where it is missing. One that is there is
+// left as it is, whatever its configuration.
+func (s Store) Ensure(ctx context.Context, rule *rules.Topic) error {
+	cfg, err := Config(rule, s.Namespace, s.Replicas)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err = s.JetStream.Stream(ctx, cfg.Name)
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return s.wrap("look for", cfg.Name, err)
+	}
+	_, err = s.JetStream.CreateStream(ctx, cfg)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return nil // made by another process meanwhile
+	}
+	return s.wrap("make", cfg.Name, err)
+}
+
+// Drift is a stream that cannot be changed to what its rule says.
+type Drift struct {
+	Stream string
+	Rule   string
+	Err    error // the server's word
+}
+
+func (e *Drift) Error() string {
+	return fmt.Sprintf("stream %s can't become what rule %s says: %v; give the rule another `name` (a new stream, the old one stays), or delete the stream (its history is lost)", e.Stream, e.Rule, e.Err)
+}
+
+func (e *Drift) Unwrap() error { return e.Err }
+
+// Update makes the stream of a rule, or changes it to what the rule says, and
+// reports whether anything had to be done. A stream that can't be changed in
+// place is a *[Drift].
+func (s Store) Update(ctx context.Context, rule *rules.Topic) (changed bool, err error) {
+	want, err := Config(rule, s.Namespace, s.Replicas)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stream, err := s.JetStream.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if _, err = s.JetStream.CreateStream(ctx, want); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			return false, nil // made by another process meanwhile; the next look compares it
+		}
+		return err == nil, s.wrap("make", want.Name, err)
+	}
+	if err != nil {
+		return false, s.wrap("look for", want.Name, err)
+	}
+	have := stream.CachedInfo().Config
+	if same(have, want) {
+		return false, nil
+	}
+	if have.Storage != want.Storage {
+		return false, &Drift{Stream: want.Name, Rule: rule.Name, Err: fmt.Errorf("its storage is %s, not %s", have.Storage, want.Storage)}
+	}
+	next := merged(have, want)
+	if _, err := s.JetStream.UpdateStream(ctx, next); err != nil {
+		var api jetstream.JetStreamError
+		if errors.As(err, &api) && api.APIError() != nil {
+			return false, &Drift{Stream: want.Name, Rule: rule.Name, Err: err}
+		}
+		return false, s.wrap("change", want.Name, err)
+	}
+	return true, nil
+}
+
+// Retire frees the subjects of streams whose rule is gone, so that other rules
+// may use them. What such a stream holds stays. It returns their names.
+func (s Store) Retire(ctx context.Context, set *rules.Set) (names []string, err error) {
+	used := map[string]bool{}
+	for _, t := range set.Topics {
+		if t.Replay != nil {
+			used[t.Stream(s.Namespace)] = true
+		}
+	}
+	lister := s.JetStream.ListStreams(ctx, jetstream.WithStreamListSubject(string(s.Namespace)+".topic.>"))
+	var gone []jetstream.StreamConfig
+	for info := range lister.Info() {
+		if info.Config.Metadata[metaRule] != "" && !used[info.Config.Name] {
+			gone = append(gone, info.Config)
+		}
+	}
+	if err := lister.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	for _, cfg := range gone {
+		if _, err := s.JetStream.UpdateStream(ctx, retired(cfg, s.Namespace)); err != nil {
+			return names, s.wrap("retire", cfg.Name, err)
+		}
+		names = append(names, cfg.Name)
+	}
+	return names, nil
+}
+
+func (s Store) wrap(what, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s stream %s: %w", what, name, err)
+}
+
+// same reports whether a stream is what a rule wants, in all that a rule says.
+func same(have, want jetstream.StreamConfig) bool {
+	return have.Description == want.Description &&
+		slices.Equal(have.Subjects, want.Subjects) &&
+		have.Storage == want.Storage && have.Retention == want.Retention && have.Discard == want.Discard &&
+		have.Replicas == want.Replicas && have.MaxMsgsPerSubject == want.MaxMsgsPerSubject &&
+		have.MaxAge == want.MaxAge && have.MaxBytes == want.MaxBytes && have.MaxMsgSize == want.MaxMsgSize &&
+		have.Duplicates == want.Duplicates && have.AllowDirect == want.AllowDirect && have.DenyDelete == want.DenyDelete &&
+		have.AllowAtomicPublish == want.AllowAtomicPublish && !have.AllowRollup && !have.AllowMsgTTL &&
+		have.RePublish != nil && *have.RePublish == *want.RePublish && have.Metadata[metaRule] == want.Metadata[metaRule]
+}
+
+// merged is have with everything that a rule says taken from want; what an
+// operator added (placement, compression, mirrors of it) stays.
+func merged(have, want jetstream.StreamConfig) jetstream.StreamConfig {
+	out := have
+	out.Description, out.Subjects = want.Description, want.Subjects
+	out.Retention, out.Discard, out.Replicas = want.Retention, want.Discard, want.Replicas
+	out.MaxMsgsPerSubject, out.MaxAge, out.MaxBytes, out.MaxMsgSize = want.MaxMsgsPerSubject, want.MaxAge, want.MaxBytes, want.MaxMsgSize
+	out.Duplicates, out.AllowDirect, out.DenyDelete = want.Duplicates, want.AllowDirect, want.DenyDelete
+	out.AllowAtomicPublish, out.AllowRollup, out.AllowMsgTTL = want.AllowAtomicPublish, false, false
+	out.RePublish = want.RePublish
+	out.Metadata = maps.Clone(have.Metadata)
+	if out.Metadata == nil {
+		out.Metadata = map[string]string{}
+	}
+	out.Metadata[metaRule] = want.Metadata[metaRule]
+	return out
+}

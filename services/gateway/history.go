@@ -1,0 +1,132 @@
+package gateway
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+const (
+	defaultHistory = 100
+	maxHistory     = 1000
+	// replayWait bounds a question to the replay service.
+	replayWait = 5 * time.Second
+)
+
+// since asks the replay service for messages.
+func (g *Service) since(ctx context.Context, req wire.ReplaySinceRequest) (*wire.ReplayPage, error) {
+	g.metrics.histories.Add(1)
+	ctx, cancel := context.WithTimeout(ctx, replayWait)
+	defer cancel()
+	return bus.Call[wire.ReplaySinceRequest, *wire.ReplayPage](ctx, g.reads, g.cfg.Namespace.Svc("replay", "since"), req)
+}
+
+// headPage is the page of who begins at the head: no message, and the position.
+func (g *Service) headPage(ctx context.Context, topic string) (*wire.ReplayPage, error) {
+	ctx, cancel := context.WithTimeout(ctx, replayWait)
+	defer cancel()
+	head, err := bus.Call[wire.ReplayTopic, wire.ReplayHead](ctx, g.reads, g.cfg.Namespace.Svc("replay", "head"), wire.ReplayTopic{Topic: topic})
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ReplayPage{Head: wire.Position{Seq: head.Seq, Ts: head.Ts}, Base: head.At, At: head.At}, nil
+}
+
+// replayed returns FAILED_PRECONDITION where a topic's rule has no replay.
+func (g *Service) replayed(topic string) *wire.Error {
+	if rule := g.rules.Current().Topic(topic); rule == nil || rule.Replay == nil {
+		return wire.Errorf(wire.FailedPrecondition, "the topic's rule has no replay")
+	}
+	return nil
+}
+
+// ask runs a question to another service beside the reader, which reads on: the
+// answers of a connection come in any order.
+func (c *connection) ask(f *wire.Frame, question func(context.Context) ([]byte, error)) *wire.Error {
+	op, topic, id := f.Op.String(), f.Topic, f.ID
+	c.mu.Lock()
+	limit := c.g.cfg.Limits.PendingPerConnection
+	if c.asking >= limit {
+		c.mu.Unlock()
+		c.g.metrics.limited.Add(1)
+		return (&wire.Error{Code: wire.ResourceExhausted, Message: "too many requests outstanding on this connection"}).With("limit", limit)
+	}
+	c.asking++
+	c.mu.Unlock()
+	started := c.g.mender.spawn(func(ctx context.Context) {
+		ok, err := question(ctx)
+		c.mu.Lock()
+		c.asking--
+		c.mu.Unlock()
+		if err != nil {
+			c.fail(id, wire.AsError(err).With("op", op).With("topic", topic))
+			return
+		}
+		c.ok(id, ok)
+	})
+	if !started {
+		return unavailable("the gateway is stopping")
+	}
+	return nil
+}
+
+// history answers what a topic retains after a position.
+func (c *connection) history(f *wire.Frame) *wire.Error {
+	if err := c.g.replayed(f.Topic); err != nil {
+		return err
+	}
+	req := wire.ReplaySinceRequest{Topic: f.Topic, After: f.After, Ts: f.Ts, Limit: int(f.Limit)}
+	if req.Limit == 0 {
+		req.Limit = defaultHistory
+	}
+	rule := c.g.rules.Current().Topic(f.Topic)
+	return c.ask(f, func(ctx context.Context) ([]byte, error) {
+		page, err := c.g.since(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		out := append(make([]byte, 0, 256*(len(page.Messages)+1)), `{"messages":[`...)
+		for i := range page.Messages {
+			if i > 0 {
+				out = append(out, ',')
+			}
+			out = append(out, frameOf("", &page.Messages[i], rule)...)
+		}
+		out = append(out, `],"seq":`...)
+		out = strconv.AppendInt(out, page.Head.Seq, 10)
+		out = appendTruncation(out, page.Truncated, page.MissingFrom)
+		out = append(out, `,"more":`...)
+		return append(strconv.AppendBool(out, page.More), '}'), nil
+	})
+}
+
+// gap answers whether a message after a position is gone.
+func (c *connection) gap(f *wire.Frame) *wire.Error {
+	if err := c.g.replayed(f.Topic); err != nil {
+		return err
+	}
+	req := wire.ReplayAfter{Topic: f.Topic, After: f.After, Ts: f.Ts}
+	return c.ask(f, func(ctx context.Context) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, replayWait)
+		defer cancel()
+		gap, err := bus.Call[wire.ReplayAfter, wire.ReplayGap](ctx, c.g.reads, c.g.cfg.Namespace.Svc("replay", "gap"), req)
+		if err != nil {
+			return nil, err
+		}
+		out := strconv.AppendInt([]byte(`{"seq":`), gap.Seq, 10)
+		return append(appendTruncation(out, gap.Truncated, gap.MissingFrom), '}'), nil
+	})
+}
+
+func appendTruncation(dst []byte, truncated bool, missingFrom int64) []byte {
+	dst = append(dst, `,"truncated":`...)
+	dst = strconv.AppendBool(dst, truncated)
+	if truncated {
+		dst = append(dst, `,"missingFrom":`...)
+		dst = strconv.AppendInt(dst, missingFrom, 10)
+	}
+	return dst
+}

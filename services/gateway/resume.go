@@ -1,0 +1,283 @@
+package gateway
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// resumption is a subscription to a replayed topic on its way to the live
+// messages: how it begins, and what it is sent first.
+type resumption struct {
+	asked    bool          // the client named a position, or wanted the newest
+	from     wire.Position // where it begins
+	known    bool          // from is known
+	head     int64         // it has caught up there
+	complete bool          // nothing after the client's position is gone
+	missing  int64         // the first that is gone; 0: none
+	reason   string        // why it is not complete, where nothing is known to be gone
+	page     *wire.ReplayPage
+}
+
+// begin waits until the trail of an interest has been looked for, so that its
+// position is known, or cannot be had.
+func (g *Service) begin(ctx context.Context, in *interest) {
+	in.mu.Lock()
+	t := in.trail
+	in.mu.Unlock()
+	if t == nil {
+		return
+	}
+	select {
+	case <-t.begun:
+	case <-ctx.Done():
+	}
+}
+
+// prepare finds out how a subscription begins. Where the ring of the topic has
+// what the client missed nobody else is asked.
+func (g *Service) prepare(ctx context.Context, in *interest, p *pendingSubscribe) *resumption {
+	g.begin(ctx, in)
+	r := &resumption{asked: p.hasAfter || p.last > 0, complete: true}
+	in.mu.Lock()
+	t := in.trail
+	if t == nil {
+		in.mu.Unlock()
+		r.complete = !r.asked
+		return r
+	}
+	r.from, r.known, r.head = t.at, t.known, t.at.Seq
+	if !r.asked {
+		in.mu.Unlock()
+		return r
+	}
+	if p.hasAfter {
+		if _, ok := t.after(p.after, time.Now()); ok {
+			in.mu.Unlock()
+			g.metrics.ringHits.Add(1)
+			r.from, r.known = p.after, true
+			return r
+		}
+	}
+	in.mu.Unlock()
+	req := wire.ReplaySinceRequest{Topic: in.topic, After: p.after.Seq, Ts: p.after.Ts, Last: p.last, Limit: maxHistory}
+	if p.last > 0 {
+		req.After, req.Ts, req.Limit = 0, 0, 0
+	}
+	page, err := g.since(ctx, req)
+	if err != nil {
+		e := wire.AsError(err)
+		g.metrics.unrecovered.Add(1)
+		r.complete, r.reason = false, string(e.Code)
+		if p.hasAfter {
+			r.missing = p.after.Seq + 1
+		}
+		return r
+	}
+	r.page, r.from, r.known, r.head = page, page.Base, true, page.Head.Seq
+	if page.Truncated {
+		r.complete, r.missing = false, page.MissingFrom
+	}
+	return r
+}
+
+// subscribed is the ok value of a subscription that begins so.
+func (r *resumption) subscribed(topic string) []byte {
+	return wire.AppendSubscribed(nil, &wire.Subscribed{
+		Topic: topic, At: r.from, HasAt: r.known, Resumed: r.asked, Complete: r.complete,
+		Head: r.head, Missing: r.missing, Reason: r.reason,
+	})
+}
+
+// attach answers a subscribe and lets its messages in: what the client missed,
+// then the live ones, each once and in order.
+func (c *connection) attach(p *pendingSubscribe, r *resumption) *member {
+	in := p.in
+	m := &member{conn: c, in: in, index: -1}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	t := in.trail
+	if t == nil || !r.asked {
+		// The position may have moved on since it was looked up.
+		if t != nil {
+			r.from, r.known = t.at, t.known
+		}
+		c.ok(p.id, r.subscribed(p.topic))
+		in.enter(m)
+		return m
+	}
+	c.ok(p.id, r.subscribed(p.topic))
+	if r.missing > 0 {
+		c.g.metrics.truncations.Add(1)
+		c.out.Send(wire.AppendTruncated(nil, p.topic, r.missing))
+	}
+	if r.page == nil && r.reason != "" {
+		in.enter(m) // nobody can read the past: live messages only
+		return m
+	}
+	catch := &catchUp{m: m, at: r.from, rule: in.rule.Load()}
+	if r.page != nil {
+		catch.todo, catch.more = r.page.Messages, r.page.More
+	}
+	if catch.advance() {
+		return m
+	}
+	if !c.g.mender.spawn(catch.run) {
+		m.left = true
+	}
+	return m
+}
+
+// catchUp brings a member from a position to the live messages. What it owes is
+// paced by the connection: it never fills more than a quarter of its queue.
+type catchUp struct {
+	m    *member
+	at   wire.Position
+	todo []wire.ReplayMessage // read and not sent yet
+	more bool                 // there is more behind them than the ring may have
+	rule *rules.Topic
+}
+
+// catchPause is how often a connection that is behind is looked at again.
+const catchPause = 5 * time.Millisecond
+
+// advance sends what the connection takes now, and reports whether the member
+// has arrived, or left. in.mu is held, so that nothing comes between the last
+// message of the past and the first live one.
+func (u *catchUp) advance() (done bool) {
+	in, c := u.m.in, u.m.conn
+	if u.m.left || in.trail == nil {
+		return true
+	}
+	room := c.g.cfg.Limits.OutboundBytes / 4
+	for len(u.todo) > 0 {
+		if c.out.Queued() > room {
+			return false
+		}
+		m := &u.todo[0]
+		u.send(trailed{at: m.Position, prev: m.Prev, frame: frameOf(in.topic, m, u.rule), exclude: m.Exclude})
+		u.todo = u.todo[1:]
+	}
+	if u.more {
+		return false
+	}
+	t := in.trail
+	rest, ok := t.after(u.at, time.Now())
+	switch {
+	case ok:
+		for _, e := range rest {
+			if c.out.Queued() > room {
+				return false
+			}
+			u.send(e)
+		}
+	case t.known && u.at.Seq < t.at.Seq:
+		u.more = true
+		return false
+	case !t.known && !t.mending:
+		t.reset(u.at)
+	}
+	if u.at.Seq > t.at.Seq {
+		u.m.ahead = u.at.Seq // its live messages up to there are on their way still
+	}
+	in.enter(u.m)
+	return true
+}
+
+// send queues one message of the past, or moves the position past one that the
+// same session published without wanting it back.
+func (u *catchUp) send(e trailed) {
+	c := u.m.conn
+	u.at = e.at
+	if e.exclude != "" && c.mine(e.exclude) {
+		c.out.Send(wire.AppendSkip(nil, u.m.in.topic, e.at.Seq, e.prev, e.at.Ts))
+		return
+	}
+	c.out.Send(e.frame)
+	c.g.metrics.replayed.Add(1)
+}
+
+// run goes on until the member has arrived, the connection ends, or nobody can
+// read the past any more.
+func (u *catchUp) run(ctx context.Context) {
+	in, c := u.m.in, u.m.conn
+	failing := time.Time{}
+	for {
+		in.mu.Lock()
+		done := u.advance()
+		in.mu.Unlock()
+		if done {
+			return
+		}
+		if len(u.todo) > 0 || !u.more || c.out.Queued() > c.g.cfg.Limits.OutboundBytes/4 {
+			if sleep(ctx, catchPause) != nil {
+				return
+			}
+			continue
+		}
+		page, err := c.g.since(ctx, wire.ReplaySinceRequest{Topic: in.topic, After: u.at.Seq, Ts: u.at.Ts, Limit: maxHistory})
+		switch {
+		case err == nil:
+			failing = time.Time{}
+			u.take(page)
+			if len(page.Messages) == 0 && sleep(ctx, catchPause) != nil {
+				return
+			}
+		case failing.IsZero():
+			failing = time.Now()
+			fallthrough
+		case time.Since(failing) < mendPatience || !c.g.link.up():
+			if sleep(ctx, mendPause) != nil {
+				return
+			}
+		default:
+			u.abandon()
+			return
+		}
+	}
+}
+
+// take takes the next page.
+func (u *catchUp) take(page *wire.ReplayPage) {
+	in := u.m.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if u.m.left {
+		return
+	}
+	if page.Truncated {
+		u.m.conn.g.metrics.truncations.Add(1)
+		u.m.conn.out.Send(wire.AppendTruncated(nil, in.topic, page.MissingFrom))
+		u.at = page.Base
+	}
+	u.todo, u.more = page.Messages, page.More
+	if t := in.trail; t != nil && t.known && !t.mending && page.Head.Seq < t.at.Seq {
+		// The log ends before the gateway's own position: it is another one.
+		t.mending = true
+		u.m.conn.g.mend(in)
+	}
+}
+
+// abandon says that the rest of the past can't be had, and lets live messages
+// in.
+func (u *catchUp) abandon() {
+	in := u.m.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if u.m.left || in.trail == nil {
+		return
+	}
+	u.m.conn.g.metrics.unrecovered.Add(1)
+	u.m.conn.out.Send(wire.AppendTruncated(nil, in.topic, u.at.Seq+1))
+	in.enter(u.m)
+}
+
+// mine reports whether a message that was not to come back to a
+// connection was published by this session, over this connection or an earlier
+// one: the ids of a session's connections begin alike.
+func (c *connection) mine(exclude string) bool {
+	return exclude == c.id || c.kin != "" && strings.HasPrefix(exclude, c.kin)
+}

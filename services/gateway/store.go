@@ -1,0 +1,280 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/internal/streams"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+const (
+	// ackWait is how long a publish waits for JetStream's acknowledgement.
+	ackWait = 5 * time.Second
+	// ackTry is the silence after which a keyed publish is sent again.
+	ackTry   = time.Second
+	ackTick  = 50 * time.Millisecond
+	acksMost = 1 << 16
+)
+
+// acks matches JetStream's acknowledgements with the publishes that wait.
+type acks struct {
+	prefix string
+	ch     chan *nats.Msg
+
+	mu      sync.Mutex
+	next    uint64
+	pending map[string]*storing
+	queue   []*storing // by the time of their next look
+}
+
+// storing is a publish that waits to be stored. Once taken it belongs to who
+// took it.
+type storing struct {
+	token  string
+	msg    *nats.Msg
+	topic  string
+	keyed  bool
+	tries  int
+	until  time.Time
+	look   time.Time
+	unsure bool // a try may have been stored
+	done   func(streams.Ack, *wire.Error)
+}
+
+func newAcks() *acks {
+	return &acks{prefix: nats.NewInbox() + ".", ch: make(chan *nats.Msg, acksMost), pending: map[string]*storing{}}
+}
+
+func (a *acks) subscribe(nc *nats.Conn) error {
+	_, err := nc.ChanSubscribe(a.prefix+"*", a.ch)
+	return err
+}
+
+// add registers a publish, or returns false where too many wait.
+func (a *acks) add(s *storing) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.pending) >= acksMost {
+		return false
+	}
+	a.next++
+	s.token = strconv.FormatUint(a.next, 36)
+	a.pending[s.token] = s
+	a.queue = append(a.queue, s)
+	return true
+}
+
+// take ends the wait of a publish; nil where nobody waits any more.
+func (a *acks) take(token string) *storing {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.pending[token]
+	delete(a.pending, token)
+	return s
+}
+
+// due returns the publishes to look at again.
+func (a *acks) due(now time.Time) (all []*storing) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.queue) > 0 && !a.queue[0].look.After(now) {
+		s := a.queue[0]
+		a.queue[0] = nil
+		a.queue = a.queue[1:]
+		if a.pending[s.token] != s {
+			continue
+		}
+		if !s.keyed && now.Before(s.until) {
+			s.look = now.Add(ackTry)
+			a.queue = append(a.queue, s)
+			continue
+		}
+		delete(a.pending, s.token)
+		all = append(all, s)
+	}
+	return all
+}
+
+// run answers publishes until ctx is done; who still waits then is told.
+func (a *acks) run(ctx context.Context, g *Service) {
+	tick := time.NewTicker(ackTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			a.mu.Lock()
+			left := a.pending
+			a.pending = map[string]*storing{}
+			a.mu.Unlock()
+			for _, s := range left {
+				s.done(streams.Ack{}, wire.Errorf(wire.Unavailable, "the gateway is stopping").With("outcome", "unknown"))
+			}
+			return
+		case msg := <-a.ch:
+			if s := a.take(strings.TrimPrefix(msg.Subject, a.prefix)); s != nil {
+				g.acknowledged(s, msg)
+			}
+		case now := <-tick.C:
+			for _, s := range a.due(now) {
+				g.unanswered(s, now)
+			}
+		}
+	}
+}
+
+// put publishes into the stream of a topic. done is called once, with the
+// acknowledgement or the error that says what is known.
+func (g *Service) put(msg *nats.Msg, topic string, keyed bool, done func(streams.Ack, *wire.Error)) {
+	now := time.Now()
+	s := &storing{msg: msg, topic: topic, keyed: keyed, until: now.Add(ackWait), done: done}
+	g.try(s, now)
+}
+
+func (g *Service) try(s *storing, now time.Time) {
+	s.look = now.Add(ackTry) // the same for all: the queue is in this order
+	if !g.acks.add(s) {
+		s.done(streams.Ack{}, wire.Errorf(wire.ResourceExhausted, "too many publishes wait for JetStream").With("outcome", s.outcome()))
+		return
+	}
+	s.tries++
+	s.msg.Reply = g.acks.prefix + s.token
+	if err := g.send(s.msg); err != nil {
+		if g.acks.take(s.token) != nil {
+			s.done(streams.Ack{}, wire.AsError(err).With("outcome", s.outcome()))
+		}
+	}
+}
+
+func (s *storing) outcome() string {
+	if s.unsure {
+		return "unknown"
+	}
+	return "none"
+}
+
+// acknowledged takes JetStream's answer.
+func (g *Service) acknowledged(s *storing, msg *nats.Msg) {
+	ack, retry, err := streams.ParseAck(msg)
+	if err == nil {
+		g.metrics.stored.Add(1)
+		if ack.Duplicate {
+			g.metrics.duplicates.Add(1)
+			if s.tries > 1 {
+				g.hint(s.topic, ack.Seq)
+			}
+		}
+		s.done(ack, nil)
+		return
+	}
+	now := time.Now()
+	if retry && now.Add(ackTick).Before(s.until) {
+		// Nothing was stored: it is sent again a moment later.
+		g.mender.spawn(func(ctx context.Context) {
+			g.ensure(ctx, s.topic)
+			if sleep(ctx, ackTick) == nil {
+				g.try(s, time.Now())
+				return
+			}
+			s.done(streams.Ack{}, wire.AsError(err).With("outcome", s.outcome()))
+		})
+		return
+	}
+	e := wire.AsError(err)
+	if s.unsure {
+		e = e.With("outcome", "unknown")
+	}
+	g.metrics.publishErrors.Add(1)
+	s.done(streams.Ack{}, e)
+}
+
+// unanswered sends a keyed publish again; any other could be stored twice.
+func (g *Service) unanswered(s *storing, now time.Time) {
+	s.unsure = true
+	if s.keyed && now.Before(s.until) {
+		g.try(s, now)
+		return
+	}
+	g.metrics.publishErrors.Add(1)
+	s.done(streams.Ack{}, wire.Errorf(wire.DeadlineExceeded, "JetStream did not acknowledge within %s", ackWait).With("outcome", "unknown"))
+}
+
+// hint tells every gateway that a topic has a message which may never have
+// been republished.
+func (g *Service) hint(topic string, seq int64) {
+	subject, err := g.cfg.Namespace.Seq(topic)
+	if err != nil {
+		return
+	}
+	if err := g.requests.PublishMsg(&nats.Msg{Subject: subject, Header: nats.Header{wire.HeaderHead: {strconv.FormatInt(seq, 10)}}}); err != nil {
+		g.metrics.publishErrors.Add(1)
+	}
+}
+
+// ensure makes the stream of a topic if it is missing.
+func (g *Service) ensure(ctx context.Context, topic string) {
+	rule := g.rules.Current().Topic(topic)
+	if rule == nil || rule.Replay == nil {
+		return
+	}
+	if err := g.streams.Ensure(ctx, rule); err != nil && ctx.Err() == nil {
+		g.log.Warn("stream is not there", "err", err)
+	}
+}
+
+// keepStreams makes the streams of the rules that are missing, at the start and
+// whenever the rules change. Changing one is the replay service's.
+func (g *Service) keepStreams(ctx context.Context) {
+	for ctx.Err() == nil {
+		changed := g.rules.Changed()
+		select {
+		case <-g.rules.Loaded():
+		case <-ctx.Done():
+			return
+		}
+		var wait <-chan time.Time
+		if !g.ensureAll(ctx, g.rules.Current()) {
+			wait = time.After(time.Second)
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-wait:
+		}
+	}
+}
+
+func (g *Service) ensureAll(ctx context.Context, set *rules.Set) bool {
+	all := true
+	for _, rule := range set.Topics {
+		if rule.Replay != nil {
+			if err := g.streams.Ensure(ctx, rule); err != nil {
+				all = false
+				g.log.Debug("stream is not there", "err", err)
+			}
+		}
+	}
+	return all
+}
+
+// listenTo subscribes a new interest: by its topic's log, if that is replayed.
+func (g *Service) listenTo(in *interest) error {
+	if in.kind != kindTopic {
+		_, err := g.fanout.listen(in, "")
+		return err
+	}
+	g.follow(in, g.rules.Current().Topic(in.topic))
+	if in.sub.Load() == nil {
+		return errNotSubscribed
+	}
+	return nil
+}
+
+var errNotSubscribed = errors.New("NATS did not take the subscription")
