@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -291,5 +293,97 @@ func TestAtomicBatch(t *testing.T) {
 		if m.Seq != ok.Results[i].Seq || string(m.Data) != strconv.Itoa(i+1) {
 			t.Errorf("message %d: got seq %d data %s, want seq %d", i, m.Seq, m.Data, ok.Results[i].Seq)
 		}
+	}
+}
+
+// A restart of NATS costs no message: what was stored before the gateway was
+// back is read when it is.
+func TestANATSRestartCostsNoMessage(t *testing.T) {
+	t.Parallel()
+	server := natsdev.Test(t)
+	s := replayed(t, server, 1000, 1)
+	topic := unique("chat.room")
+	sub, err := s.as(0, "ann").Subscribe(within(t), topic, client.SubscribeOptions{Control: true})
+	must(t, err)
+	var position wire.Position
+	n := 0
+	for range 3 {
+		must(t, server.Restart())
+		js, err := jetstream.New(connect(t, s.nats))
+		must(t, err)
+		for range 20 {
+			eventually(t, "the stream takes a message", func() (any, bool) {
+				_, err := js.Publish(within(t), "fl.topic."+topic, []byte(strconv.Itoa(n)), jetstream.WithMsgID(topic+"|"+strconv.Itoa(n)))
+				return err, err == nil
+			})
+			n++
+		}
+	}
+	if got, want := numbers(t, sub, &position, n), count(0, n); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// What a publisher does not want back moves its position, so that nothing looks
+// like a hole; and it does not come back to its session after a reconnect.
+func TestNoEchoLeavesNoHole(t *testing.T) {
+	t.Parallel()
+	s := replayed(t, natsdev.Test(t), 1000, 1)
+	topic := unique("chat.room")
+	ann, bob := s.as(0, "ann"), s.as(0, "bob")
+	sub, err := ann.Subscribe(within(t), topic, client.SubscribeOptions{Control: true})
+	must(t, err)
+	start := sub.Position()
+	mine := func(n int) {
+		_, err := ann.Publish(within(t), topic, "", n, client.PublishOptions{NoEcho: true})
+		must(t, err)
+	}
+	publish(t, bob, topic, "0")
+	mine(100)
+	mine(101)
+	publish(t, bob, topic, "1")
+	mine(102)
+	publish(t, bob, topic, "2")
+	position := wire.Position{Seq: start.Seq, Ts: start.Ts}
+	if got, want := numbers(t, sub, &position, 3), count(0, 3); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	again := dial(t, s.url(0), client.Options{Token: token("ann", nil), Session: ann.Welcome().Session})
+	position = wire.Position{Seq: start.Seq, Ts: start.Ts}
+	if got, want := numbers(t, resume(t, again, topic, position), &position, 3), count(0, 3); !slices.Equal(got, want) {
+		t.Errorf("after a reconnect: got %v, want %v", got, want)
+	}
+}
+
+// Publishing over HTTP is answered with where the message is stored, once per key.
+func TestHTTPPublishIsStored(t *testing.T) {
+	t.Parallel()
+	server := natsdev.Test(t)
+	s := &stack{t: t, nats: server.ClientURL()}
+	file := rulesFile(t, fmt.Sprintf(replayedRules, 10))
+	startReplay(t, s.nats, file)
+	g := s.add("FAIRLEAD_TOPICS_FILE="+file, "FAIRLEAD_HTTP_API=true")
+	topic := unique("chat.room")
+	post := func() (answer struct {
+		Seq       int64
+		Duplicate bool
+	}) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(within(t), http.MethodPost, g.http("/v1/topics/"+topic), strings.NewReader("1"))
+		must(t, err)
+		req.Header.Set("Authorization", "Bearer "+token("shop", map[string]any{"publish": []string{"chat.>"}}))
+		req.Header.Set("Idempotency-Key", "order-1")
+		res, err := http.DefaultClient.Do(req)
+		must(t, err)
+		body := readAll(t, res)
+		if res.StatusCode != http.StatusOK {
+			t.Fatalf("status %d: %s", res.StatusCode, body)
+		}
+		must(t, json.Unmarshal([]byte(body), &answer))
+		return answer
+	}
+	first, second := post(), post()
+	if first.Seq == 0 || first.Duplicate || second.Seq != first.Seq || !second.Duplicate {
+		t.Errorf("got %+v, then %+v", first, second)
 	}
 }

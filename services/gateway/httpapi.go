@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 )
@@ -51,6 +52,7 @@ func (g *Service) httpAPI(mux *http.ServeMux) {
 }
 
 func (g *Service) httpPublish(w http.ResponseWriter, r *http.Request, prepare func(*auth.Identity, string) (*publication, error)) {
+	answer := []byte(`{}`)
 	err := func() error {
 		token, ok := bearer(r)
 		if !ok {
@@ -98,11 +100,32 @@ func (g *Service) httpPublish(w http.ResponseWriter, r *http.Request, prepare fu
 		ctx := bus.Extract(r.Context(), map[string][]string{
 			wire.HeaderTrace: r.Header.Values(wire.HeaderTrace), wire.HeaderTraceState: r.Header.Values(wire.HeaderTraceState),
 		})
-		return g.publish(ctx, p)
+		topic := r.PathValue("topic")
+		rule := g.rules.Current().Topic(topic)
+		if topic == "" || rule == nil || rule.Replay == nil {
+			return g.publish(ctx, p)
+		}
+		type outcome struct {
+			ack streams.Ack
+			err *wire.Error
+		}
+		stored := make(chan outcome, 1)
+		refused := g.storePublication(ctx, p, topic, r.Header.Get("Idempotency-Key"), rule.Replay, func(ack streams.Ack, err *wire.Error) {
+			stored <- outcome{ack, err}
+		})
+		if refused != nil {
+			return refused
+		}
+		is := <-stored // always answered: the wait for JetStream has an end
+		if is.err != nil {
+			return is.err
+		}
+		answer = append(appendStored([]byte{'{'}, is.ack), '}')
+		return nil
 	}()
 	w.Header().Set("Content-Type", "application/json")
 	if err == nil {
-		w.Write([]byte(`{}`))
+		w.Write(answer)
 		return
 	}
 	e := wire.AsError(err)

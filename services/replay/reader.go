@@ -233,13 +233,17 @@ type state struct {
 	messages    int64
 	bytes       int64
 	created     time.Time
+	cleared     int64 // its last sequence when it was last cleared as a whole; 0: never
 }
 
 // state asks the leader how far a stream is.
 func (r *reader) state(ctx context.Context, stream string) (state, error) {
 	var reply struct {
 		Created time.Time `json:"created"`
-		State   struct {
+		Config  struct {
+			Metadata map[string]string `json:"metadata"`
+		} `json:"config"`
+		State struct {
 			Messages  int64     `json:"messages"`
 			Bytes     int64     `json:"bytes"`
 			First     int64     `json:"first_seq"`
@@ -257,6 +261,12 @@ func (r *reader) state(ctx context.Context, stream string) (state, error) {
 	}
 	s := &reply.State
 	out := state{last: wire.Position{Seq: s.Last}, messages: s.Messages, bytes: s.Bytes, created: reply.Created}
+	if cleared := reply.Config.Metadata[metaCleared]; cleared != "" {
+		var err error
+		if out.cleared, err = strconv.ParseInt(cleared, 10, 64); err != nil {
+			return state{}, fmt.Errorf("metadata %s of %s: %w", metaCleared, stream, err)
+		}
+	}
 	if s.Messages == 0 {
 		out.first.Seq = s.Last + 1
 		return out, nil
@@ -264,6 +274,44 @@ func (r *reader) state(ctx context.Context, stream string) (state, error) {
 	out.first = wire.Position{Seq: s.First, Ts: s.FirstTime.UnixMilli()}
 	out.last.Ts = s.LastTime.UnixMilli()
 	return out, nil
+}
+
+// metaCleared is, in a stream's metadata, its last sequence when it was cleared
+// as a whole: without a marker in every topic nothing else tells a topic that
+// was emptied from one that never had a message.
+const metaCleared = "fairlead.cleared"
+
+// clear notes where a stream ends, and removes what is before that.
+func (r *reader) clear(ctx context.Context, stream string) error {
+	var info struct {
+		Config map[string]any `json:"config"`
+		State  struct {
+			Last int64 `json:"last_seq"`
+		} `json:"state"`
+		apiError
+	}
+	if err := r.api(ctx, "$JS.API.STREAM.INFO."+stream, struct{}{}, &info); err != nil {
+		return err
+	}
+	if info.Error != nil {
+		return info.err()
+	}
+	metadata, _ := info.Config["metadata"].(map[string]any)
+	if metadata == nil {
+		metadata = map[string]any{}
+	}
+	metadata[metaCleared] = strconv.FormatInt(info.State.Last, 10)
+	info.Config["metadata"] = metadata
+	var reply struct {
+		apiError
+	}
+	if err := r.api(ctx, "$JS.API.STREAM.UPDATE."+stream, info.Config, &reply); err != nil {
+		return err
+	}
+	if reply.Error != nil {
+		return reply.err()
+	}
+	return r.purge(ctx, stream, "", info.State.Last+1)
 }
 
 // purge removes what a stream holds: all of it, or of one subject what comes

@@ -475,6 +475,7 @@ func (n *snapshot) evidence(ctx context.Context, p wire.Position, dead int64) (e
 			n.end = &end
 		}
 		e.streamFirst, e.streamLast = n.end.first, n.end.last.Seq
+		e.marker = max(e.marker, n.end.cleared)
 	}
 	return e, nil
 }
@@ -499,7 +500,7 @@ func (n *snapshot) anchor(ctx context.Context, seq int64) (*found, error) {
 func (s *stream) Append(ctx context.Context, e Entry) (wire.ReplayStored, error) {
 	msg, err := s.entry(e)
 	if err != nil {
-		return wire.ReplayStored{}, err
+		return wire.ReplayStored{}, wire.AsError(err).With("outcome", "none")
 	}
 	return s.store(ctx, msg, e.ID != "")
 }
@@ -552,7 +553,7 @@ func (s *stream) store(ctx context.Context, msg *nats.Msg, keyed bool) (wire.Rep
 			if e := wire.AsError(away(err)); e.Code != wire.Internal {
 				return wire.ReplayStored{}, e.With("outcome", "unknown")
 			}
-			return wire.ReplayStored{}, err
+			return wire.ReplayStored{}, wire.AsError(err).With("outcome", "unknown")
 		default:
 			ack, retry, err = streams.ParseAck(reply)
 		}
@@ -657,7 +658,7 @@ func (s *stream) ClearTopic(ctx context.Context, topic string) error {
 }
 
 // Clear implements [Log].
-func (s *stream) Clear(ctx context.Context) error { return s.reads.purge(ctx, s.name, "", 0) }
+func (s *stream) Clear(ctx context.Context) error { return s.reads.clear(ctx, s.name) }
 
 // Topics implements [Log].
 func (s *stream) Topics(ctx context.Context, match, cursor string, limit int) ([]wire.ReplaySummary, error) {

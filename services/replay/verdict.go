@@ -13,7 +13,7 @@ type evidence struct {
 	kept        int           // messages of the topic that are stored
 	first, head wire.Position // the oldest and newest of them
 	next        wire.Position // the oldest of them after the position; zero: none
-	marker      int64         // the newest clear marker of the topic; 0: none
+	marker      int64         // the newest clear marker of the topic, or where the whole log was cleared; 0: none
 
 	// at is what is stored under the position's sequence, of whatever topic.
 	at      wire.Position // zero: nothing
