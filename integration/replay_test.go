@@ -387,3 +387,36 @@ func TestHTTPPublishIsStored(t *testing.T) {
 		t.Errorf("got %+v, then %+v", first, second)
 	}
 }
+
+// The tools read the past on the bus.
+func TestReplayOnTheCommandLine(t *testing.T) {
+	t.Parallel()
+	s := replayed(t, natsdev.Test(t), 5, 1)
+	topic := unique("chat.room")
+	ann := s.as(0, "ann")
+	for i := range 8 {
+		publish(t, ann, topic, strconv.Itoa(i))
+	}
+	tool := func(args ...string) (string, string, int) {
+		return run(t, []string{"FAIRLEAD_NATS_URL=" + s.nats}, "", append([]string{"replay"}, args...)...)
+	}
+	out, errs, code := tool("since", topic)
+	if lines := strings.Count(out, "\n"); code != 0 || lines != 5 || !strings.Contains(out, `"data":3,`) {
+		t.Errorf("since: exit code %d, %s%s", code, out, errs)
+	}
+	out, errs, code = tool("since", topic, "--after", "1")
+	if code != 1 || strings.Count(out, "\n") != 5 || !strings.Contains(errs, "messages from 2 on are gone") {
+		t.Errorf("since a position that is truncated: exit code %d, %s%s", code, out, errs)
+	}
+	out, errs, code = tool("head", topic)
+	if code != 0 || !strings.HasPrefix(out, `{"seq":8,`) {
+		t.Errorf("head: exit code %d, %s%s", code, out, errs)
+	}
+	if out, errs, code := tool("clear", topic); code != 0 || out != "" {
+		t.Errorf("clear: exit code %d, %s%s", code, out, errs)
+	}
+	out, errs, code = tool("gap", topic, "--after", "8")
+	if code != 0 || !strings.Contains(out, `"truncated":true,"missingFrom":9`) {
+		t.Errorf("gap behind a clear: exit code %d, %s%s", code, out, errs)
+	}
+}

@@ -80,8 +80,10 @@ func (x *index) add(topic string, at wire.Position, marker bool) {
 	before := len(t.steps)
 	t.push(at.Seq)
 	t.head = at
-	if marker {
+	if marker { // what is before it is purged
 		t.marker = at.Seq
+		x.bytes -= int64(before)
+		t.first, t.count, t.steps, before = at.Seq, 1, nil, 0
 	}
 	for t.count > x.keep {
 		t.shift()

@@ -172,10 +172,11 @@ var errAgain = errors.New("evicted meanwhile")
 func (s *stream) sinceAll(ctx context.Context, topic string, queries []Query) ([]*wire.ReplayPage, error) {
 	memo := map[int64]*found{}
 	var err error
-	for range readTries {
+	for try := range readTries {
 		var pages []*wire.ReplayPage
 		var snap *snapshot
-		if snap, err = s.look(ctx, topic, memo); err != nil {
+		// A purge is not announced: an index that is wrong twice is left aside.
+		if snap, err = s.look(ctx, topic, memo, try >= 2); err != nil {
 			return nil, err
 		}
 		for _, q := range queries {
@@ -195,7 +196,7 @@ func (s *stream) sinceAll(ctx context.Context, topic string, queries []Query) ([
 	return nil, wire.Errorf(wire.Unavailable, "the topic loses messages faster than they can be read")
 }
 
-func (s *stream) look(ctx context.Context, topic string, memo map[int64]*found) (*snapshot, error) {
+func (s *stream) look(ctx context.Context, topic string, memo map[int64]*found, scan bool) (*snapshot, error) {
 	subject, err := s.ns.Topic(topic)
 	if err != nil {
 		return nil, err
@@ -205,6 +206,9 @@ func (s *stream) look(ctx context.Context, topic string, memo map[int64]*found) 
 		return snap, err
 	}
 	memo[snap.head.at.Seq] = snap.head
+	if scan {
+		return snap, snap.scan(ctx)
+	}
 	indexed, err := snap.indexed(ctx)
 	if err != nil || indexed {
 		return snap, err

@@ -98,3 +98,38 @@ func TestStreamReadsWhatWasPublished(t *testing.T) {
 }
 
 var discard = slog.New(slog.DiscardHandler)
+
+// A purge of one topic by hand is not announced to anybody: positions of what it
+// took are truncated all the same, and the topic can be read.
+func TestAPurgeByHandIsNoticed(t *testing.T) {
+	s := openStream(t, natsdev.Test(t), Retention{Size: 50, TTL: time.Hour, Dedupe: time.Minute}, time.Now)
+	ctx := t.Context()
+	var positions []wire.Position
+	for range 40 {
+		if _, err := s.Append(ctx, Entry{Topic: "t.a", Payload: []byte(`1`)}); err != nil {
+			t.Fatal(err)
+		}
+		head, _, err := s.Head(ctx, "t.a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		positions = append(positions, head)
+	}
+	if err := s.reads.purge(ctx, s.name, "fl.topic.t.a", positions[30].Seq); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range positions {
+		for _, ts := range []int64{p.Ts, 0} {
+			page, err := s.Since(ctx, Query{Topic: "t.a", After: wire.Position{Seq: p.Seq, Ts: ts}, Limit: 100, Bytes: 1 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := page.Truncated, i < 30; got != want {
+				t.Errorf("behind message %d, ts %d: truncated %v, want %v", i, ts, got, want)
+			}
+			if got, want := len(page.Messages), min(10, 39-i); got != want {
+				t.Errorf("behind message %d: %d messages, want %d", i, got, want)
+			}
+		}
+	}
+}
