@@ -177,14 +177,6 @@ func (s *source) send(msg *nats.Msg) {
 	}
 }
 
-func (s *source) info() *jetstream.StreamInfo {
-	s.t.Helper()
-	found, err := s.js.Stream(s.t.Context(), stream)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return found.CachedInfo()
-}
 
 // copier runs a copier; the returned function stops it and waits.
 func (s *source) copier(a *Archive, wait time.Duration) (c *Copier, stop func()) {
