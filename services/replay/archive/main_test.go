@@ -177,7 +177,6 @@ func (s *source) send(msg *nats.Msg) {
 	}
 }
 
-
 // copier runs a copier; the returned function stops it and waits.
 func (s *source) copier(a *Archive, wait time.Duration) (c *Copier, stop func()) {
 	s.t.Helper()
