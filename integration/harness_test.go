@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/fairlead-io/fairlead/internal/natsdev"
 )
 
 // patience bounds every wait: it only runs out where a test fails.
@@ -50,7 +52,7 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
+	if err := goleak.Find(ofTheServer()...); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		return 1
 	}
@@ -276,4 +278,12 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ofTheServer ignores what the embedded NATS server leaves behind.
+func ofTheServer() (ignored []goleak.Option) {
+	for _, name := range natsdev.Lingering() {
+		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
+	}
+	return ignored
 }

@@ -24,7 +24,15 @@ import (
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, ofTheServer()...) }
+
+// ofTheServer ignores what the embedded NATS server leaves behind.
+func ofTheServer() (ignored []goleak.Option) {
+	for _, name := range natsdev.Lingering() {
+		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
+	}
+	return ignored
+}
 
 // patience bounds every wait of the tests: it only runs out when one fails.
 const patience = 20 * time.Second
