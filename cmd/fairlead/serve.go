@@ -125,7 +125,6 @@ func serve(ctx context.Context, env *Env, cfg *config, p process) error {
 		return inner.Wait()
 	})
 	group.Go(func() error { announce(front, &checks, p.ready, log); return nil })
-	log.Info("starts", "services", p.what, "version", version())
 	return group.Wait()
 }
 
