@@ -146,6 +146,33 @@ func PatternsOverlap(a, b string) bool {
 	}
 }
 
+// IntersectPatterns returns the pattern that matches exactly the topics which
+// match both patterns; "" where no topic does.
+func IntersectPatterns(a, b string) string {
+	if !PatternsOverlap(a, b) {
+		return ""
+	}
+	var out []string
+	for {
+		x, xrest, xmore := strings.Cut(a, ".")
+		y, yrest, ymore := strings.Cut(b, ".")
+		switch {
+		case x == ">" && !xmore:
+			return strings.Join(append(out, b), ".")
+		case y == ">" && !ymore:
+			return strings.Join(append(out, a), ".")
+		case x == "*":
+			out = append(out, y)
+		default:
+			out = append(out, x)
+		}
+		if !xmore || !ymore {
+			return strings.Join(out, ".")
+		}
+		a, b = xrest, yrest
+	}
+}
+
 // CheckEvent returns an INVALID_ARGUMENT that names the field unless s is an
 // event name: 1-64 bytes of [A-Za-z0-9_.:/-].
 func CheckEvent(s string) error { return checkLabel("event", s) }

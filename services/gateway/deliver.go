@@ -19,6 +19,10 @@ func (g *Service) deliver(in *interest, msg *nats.Msg) {
 			g.deliverReplayed(in, msg)
 			return
 		}
+		if in.kind == kindPattern && msg.Sub == in.log.Load() {
+			g.deliverLogged(in, msg)
+			return
+		}
 		g.deliverTopic(in, msg)
 	default:
 		if in.kind == kindConn && msg.Reply != "" {
@@ -37,7 +41,9 @@ func (g *Service) deliverTopic(in *interest, msg *nats.Msg) {
 			g.metrics.malformed.Add(1)
 			return
 		}
-		rule = g.rules.Current().Topic(topic)
+		if rule = g.rules.Current().Topic(topic); rule != nil && rule.Replay != nil {
+			return // it comes from the topic's log
+		}
 	}
 	meta := wire.ParseMeta(msg.Header)
 	m := wire.Message{Topic: topic, Event: meta.Event, Payload: msg.Data}

@@ -104,7 +104,7 @@ func (f *fanout) run(ctx context.Context, s *shard) {
 				continue
 			}
 			in := f.hub.find(s.number, msg.Sub.Subject)
-			if in == nil || in.sub.Load() != msg.Sub {
+			if in == nil || in.sub.Load() != msg.Sub && in.log.Load() != msg.Sub {
 				s.stale.Add(1)
 				continue
 			}
@@ -151,12 +151,19 @@ func (f *fanout) listen(in *interest, alias string) (old *subscription, err erro
 		subject = alias
 	}
 	f.hub.listen(in, alias)
+	old = in.sub.Load()
+	return old, f.subscribe(in, subject, &in.sub)
+}
+
+// subscribe subscribes an interest by a subject that it is found by.
+func (f *fanout) subscribe(in *interest, subject string, slot *atomic.Pointer[subscription]) error {
 	sub, err := f.nc.ChanSubscribe(subject, f.shards[in.shard].ch)
 	if err != nil {
-		return nil, fmt.Errorf("subscribe %s: %w", subject, err)
+		return fmt.Errorf("subscribe %s: %w", subject, err)
 	}
 	in.live.Store(false)
-	return in.sub.Swap(sub), nil
+	slot.Store(sub)
+	return nil
 }
 
 func (f *fanout) release(in *interest) {
@@ -169,7 +176,7 @@ func (f *fanout) release(in *interest) {
 // unsubscribe ends the subscription of an interest that is out of the hub.
 func (f *fanout) unsubscribe(in *interest) error {
 	in.close()
-	return f.end(in.sub.Load())
+	return errors.Join(f.end(in.sub.Load()), f.end(in.log.Load()))
 }
 
 // end ends a subscription; nil is none.

@@ -35,7 +35,9 @@ type interest struct {
 	err   error      // its outcome; guarded by setup
 	// sub is the subscription whose messages count; a message that came over
 	// an older one of the same subject is stale.
-	sub  atomic.Pointer[subscription]
+	sub atomic.Pointer[subscription]
+	// log is that of a wildcard's replayed topics.
+	log  atomic.Pointer[subscription]
 	live atomic.Bool // the server is known to have it
 
 	replays atomic.Bool // what it is subscribed by is the log of a replayed topic
@@ -52,9 +54,10 @@ type interest struct {
 	listed    bool // in its shard's idle list
 
 	mu      sync.Mutex
-	members []*member // guarded by mu, like the two below
-	trail   *trail    // nil: the topic is not replayed
-	skipped []*member // with a skip that is not sent yet
+	members []*member      // guarded by mu, like the two below
+	trail   *trail         // nil: the topic is not replayed
+	tracks  []*streamTrail // of kindPattern: one for each stream of its rules
+	skipped []*member      // with a skip that is not sent yet
 }
 
 // member is one connection's place in an interest. What is below conn and in is

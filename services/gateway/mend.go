@@ -23,6 +23,7 @@ const (
 // mender runs the repairs of topics whose trail broke.
 type mender struct {
 	slots chan struct{}
+	wide  chan struct{}   // of wildcards
 	ctx   context.Context // of the work; ends with the gateway
 	work  sync.WaitGroup
 
@@ -31,7 +32,7 @@ type mender struct {
 }
 
 func newMender(ctx context.Context) *mender {
-	return &mender{slots: make(chan struct{}, mendAtOnce), ctx: ctx}
+	return &mender{slots: make(chan struct{}, mendAtOnce), wide: make(chan struct{}, stretchesAtOnce), ctx: ctx}
 }
 
 // spawn runs fn on a goroutine that close waits for, unless it is closed.
@@ -145,9 +146,7 @@ func (g *Service) mended(in *interest, t *trail, page *wire.ReplayPage, asked in
 	if page.More {
 		return false
 	}
-	waiting := t.release
-	all, spilled := t.held, t.spilled
-	waiting()
+	all, spilled := t.release()
 	for i, h := range all {
 		switch t.judge(h.at, h.prev) {
 		case stepOld:
@@ -161,11 +160,7 @@ func (g *Service) mended(in *interest, t *trail, page *wire.ReplayPage, asked in
 			g.metrics.malformed.Add(1)
 			continue
 		}
-		t.held = append(t.held, all[i:]...)
-		for _, h := range t.held {
-			t.heldAll += len(h.msg.Data)
-		}
-		t.spilled = spilled
+		t.keep(all[i:], spilled)
 		return false
 	}
 	if spilled {
@@ -175,16 +170,6 @@ func (g *Service) mended(in *interest, t *trail, page *wire.ReplayPage, asked in
 	return true
 }
 
-// finish ends the mending.
-func (t *trail) finish() {
-	t.mending = false
-	select {
-	case <-t.begun:
-	default:
-		close(t.begun)
-	}
-}
-
 // giveUp goes on without what could not be read, and says so.
 func (g *Service) giveUp(in *interest, t *trail) {
 	in.mu.Lock()
@@ -192,7 +177,7 @@ func (g *Service) giveUp(in *interest, t *trail) {
 	if in.trail != t || t == nil || !t.mending {
 		return
 	}
-	all := t.release()
+	all, _ := t.release()
 	if t.known && len(all) > 0 {
 		from := t.at.Seq + 1
 		t.known = false
@@ -227,8 +212,8 @@ func (g *Service) suspect(in *interest) {
 // hinted looks again where a publisher says that the topic has a message which
 // its subscribers may never have been sent.
 func (g *Service) hinted(in *interest, head string) {
-	seq, err := strconv.ParseInt(head, 10, 64)
-	if err != nil {
+	seq, ok := headOf(head)
+	if !ok {
 		g.metrics.malformed.Add(1)
 		return
 	}
@@ -240,6 +225,12 @@ func (g *Service) hinted(in *interest, head string) {
 	}
 }
 
+// headOf reads what a hint says.
+func headOf(head string) (seq int64, ok bool) {
+	seq, err := strconv.ParseInt(head, 10, 64)
+	return seq, err == nil && seq > 0
+}
+
 // close ends what an interest holds.
 func (in *interest) close() {
 	in.mu.Lock()
@@ -249,6 +240,10 @@ func (in *interest) close() {
 		in.trail.finish()
 		in.trail = nil
 	}
+	for _, t := range in.tracks {
+		t.finish()
+	}
+	in.tracks = nil
 }
 
 // sleep waits, or returns why not.

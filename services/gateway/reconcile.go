@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -47,7 +48,7 @@ func (g *Service) checkAll(stream string, spread time.Duration) {
 	now := time.Now()
 	g.fanout.hub.all(func(in *interest) {
 		in.mu.Lock()
-		concerned := in.trail != nil && (stream == "" || in.trail.stream == stream)
+		concerned := in.follows(stream)
 		in.mu.Unlock()
 		if concerned {
 			at := now
@@ -59,6 +60,14 @@ func (g *Service) checkAll(stream string, spread time.Duration) {
 	})
 }
 
+// follows reports whether an interest follows a stream ("": any); in.mu is held.
+func (in *interest) follows(stream string) bool {
+	if in.trail != nil && (stream == "" || in.trail.stream == stream) {
+		return true
+	}
+	return slices.ContainsFunc(in.tracks, func(t *streamTrail) bool { return stream == "" || t.stream == stream })
+}
+
 // compare asks for the heads of interests, stream by stream, and mends those
 // whose trail ends elsewhere.
 func (g *Service) compare(ctx context.Context, due []*interest) {
@@ -67,6 +76,9 @@ func (g *Service) compare(ctx context.Context, due []*interest) {
 		in.mu.Lock()
 		if in.trail != nil && in.trail.known && !in.trail.mending {
 			byStream[in.trail.stream] = append(byStream[in.trail.stream], in)
+		}
+		for _, t := range in.tracks {
+			g.mendWildcard(in, t)
 		}
 		in.mu.Unlock()
 	}
@@ -141,6 +153,9 @@ func (g *Service) watchStreams() error {
 		g.fanout.hub.all(func(in *interest) {
 			in.mu.Lock()
 			concerned := in.trail != nil && in.trail.stream == name
+			if in.trail == nil && in.follows(name) {
+				g.truncateAll(in, in.topic, 1)
+			}
 			in.mu.Unlock()
 			if concerned {
 				g.suspect(in)

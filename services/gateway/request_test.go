@@ -37,7 +37,7 @@ func TestForgedReplySubjects(t *testing.T) {
 
 	forged := []string{
 		"fl.topic.chat.lobby", "fl.control.user.ann", "fl.control.conn." + other, "fl.user.ann", "fl.conn." + other,
-		"fl.call.orders.create", "fl.event.connection.opened", "fl.svc.tasks.cancel",
+		"fl.call.orders.create", "fl.event.limit.exceeded", "fl.svc.tasks.cancel",
 		"$JS.API.STREAM.PURGE.KEEP", "$JS.API.STREAM.DELETE.KEEP", "$KV.fl_config.rules", "_INBOXES.x",
 	}
 	ask := func(reply string) {

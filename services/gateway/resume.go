@@ -26,14 +26,20 @@ type resumption struct {
 // position is known, or cannot be had.
 func (g *Service) begin(ctx context.Context, in *interest) {
 	in.mu.Lock()
-	t := in.trail
-	in.mu.Unlock()
-	if t == nil {
-		return
+	var begun []<-chan struct{}
+	if in.trail != nil {
+		begun = append(begun, in.trail.begun)
 	}
-	select {
-	case <-t.begun:
-	case <-ctx.Done():
+	for _, t := range in.tracks {
+		begun = append(begun, t.begun)
+	}
+	in.mu.Unlock()
+	for _, ch := range begun {
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -72,6 +72,8 @@ type Service struct {
 	acks    *acks
 	batches chan struct{} // one element per open atomic batch
 	streams streams.Store
+	// readStreams is JetStream on the connection for reads.
+	readStreams jetstream.JetStream
 
 	live           *nats.Conn // what it listens to
 	requests       *nats.Conn // what it publishes and asks
@@ -169,6 +171,9 @@ func (g *Service) Run(ctx context.Context) error {
 	defer g.mender.close()
 	js, err := jetstream.New(g.requests)
 	if err != nil {
+		return errors.Join(fmt.Errorf("jetstream: %w", err), g.closeLink(work))
+	}
+	if g.readStreams, err = jetstream.New(g.reads); err != nil {
 		return errors.Join(fmt.Errorf("jetstream: %w", err), g.closeLink(work))
 	}
 	g.streams = streams.Store{JetStream: js, Namespace: g.cfg.Namespace, Replicas: g.cfg.Replicas}

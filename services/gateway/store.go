@@ -266,9 +266,13 @@ func (g *Service) ensureAll(ctx context.Context, set *rules.Set) bool {
 
 // listenTo subscribes a new interest: by its topic's log, if that is replayed.
 func (g *Service) listenTo(in *interest) error {
-	if in.kind != kindTopic {
+	switch in.kind {
+	case kindUser, kindConn:
 		_, err := g.fanout.listen(in, "")
 		return err
+	case kindPattern:
+		governing, covered := g.rules.Current().Overlapping(in.topic)
+		return g.followWildcard(in, governing, covered)
 	}
 	g.follow(in, g.rules.Current().Topic(in.topic))
 	if in.sub.Load() == nil {

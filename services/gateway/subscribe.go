@@ -38,6 +38,9 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 	if f.HasAfter && wire.IsPattern(f.Topic) {
 		return wire.InvalidField("after", "not together with a wildcard")
 	}
+	if f.Last > 0 && wire.IsPattern(f.Topic) {
+		return wire.InvalidField("last", "not together with a wildcard")
+	}
 	if m := c.topics.of(f.Topic); m != nil {
 		c.ok(f.ID, m.again())
 		return nil
@@ -191,8 +194,12 @@ func (g *Service) governBy(in *interest, set *rules.Set) {
 	case kindTopic:
 		rule = set.Topic(in.topic)
 	case kindPattern:
-		if governing, covered := set.Overlapping(in.topic); covered {
+		governing, covered := set.Overlapping(in.topic)
+		if covered {
 			rule = governing[len(governing)-1]
+		}
+		if err := g.followWildcard(in, governing, covered); err != nil {
+			g.log.Warn("subscribe", "err", err)
 		}
 	}
 	in.rule.Store(rule)

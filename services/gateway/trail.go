@@ -4,8 +4,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -27,16 +25,9 @@ type trail struct {
 	base  wire.Position
 	bytes int
 
-	// While it is being mended, what comes is held: nothing may overtake what
-	// is missing.
-	mending bool
-	held    []held
-	heldAll int  // bytes
-	spilled bool // some of it was dropped: it has to be read again
+	waiting
 
 	checked time.Time // the log was seen to be ahead then, and was not read yet
-
-	begun chan struct{} // closed when the first look at the log is over
 }
 
 // trailed is a message of the ring: its frame is what every member was sent.
@@ -47,27 +38,18 @@ type trailed struct {
 	exclude string // connection that does not get it
 }
 
-// held is a message that came while the trail was being mended.
-type held struct {
-	msg  *nats.Msg
-	at   wire.Position
-	prev int64
-}
-
 const (
 	ringMessages = 1024
 	ringBytes    = 256 << 10
 	// allRingsBytes bounds the rings of a gateway together.
 	allRingsBytes = 64 << 20
-	heldMessages  = 4096
-	heldBytes     = 4 << 20
 )
 
 // ringBudget bounds the rings of all topics.
 type ringBudget struct{ used atomic.Int64 }
 
 func newTrail(stream string, size int, ttl time.Duration, budget *ringBudget) *trail {
-	return &trail{stream: stream, size: size, ttl: ttl, budget: budget, mending: true, begun: make(chan struct{})}
+	return &trail{stream: stream, size: size, ttl: ttl, budget: budget, waiting: newWaiting()}
 }
 
 // step says what a message is to a trail.
@@ -166,23 +148,4 @@ func (t *trail) after(p wire.Position, now time.Time) ([]trailed, bool) {
 		return nil, false
 	}
 	return rest, true
-}
-
-// hold keeps a message for when the trail is mended.
-func (t *trail) hold(h held) {
-	if len(t.held) >= heldMessages || t.heldAll+len(h.msg.Data) > heldBytes {
-		// It will be read with the others; what was held behind it can't be
-		// delivered before.
-		t.spilled = true
-		return
-	}
-	t.held = append(t.held, h)
-	t.heldAll += len(h.msg.Data)
-}
-
-// release takes what was held.
-func (t *trail) release() []held {
-	all := t.held
-	t.held, t.heldAll, t.spilled = nil, 0, false
-	return all
 }
