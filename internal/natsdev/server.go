@@ -175,6 +175,14 @@ func probePort(cfg Config) error {
 	return l.Close()
 }
 
+// SlowConsumers returns how many connections the server has given up because
+// they did not take what it had for them.
+func (s *Server) SlowConsumers() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.srv.NumSlowConsumers()
+}
+
 // ClientURL is the nats:// URL for clients; empty when the server listens
 // nowhere. It stays the same over [Server.Restart].
 func (s *Server) ClientURL() string {

@@ -136,6 +136,7 @@ func (g *Service) mended(in *interest, t *trail, page *wire.ReplayPage, asked in
 		}
 		g.truncate(in, from, at, 0)
 	}
+	g.detach(in, page)
 	for i := range page.Messages {
 		m := &page.Messages[i]
 		if t.at.Ts > 0 && m.Seq <= t.at.Seq {

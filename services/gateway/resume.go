@@ -107,9 +107,12 @@ func (c *connection) attach(p *pendingSubscribe, r *resumption) *member {
 	defer in.mu.Unlock()
 	t := in.trail
 	if t == nil || !r.asked {
-		// The position may have moved on since it was looked up.
+		// The position may have moved on since it was looked up, or the rule has
+		// stopped to replay the topic.
 		if t != nil {
 			r.from, r.known = t.at, t.known
+		} else {
+			r = &resumption{asked: r.asked, complete: !r.asked}
 		}
 		c.ok(p.id, r.subscribed(p.topic))
 		in.enter(m)
@@ -147,6 +150,27 @@ type catchUp struct {
 	rule *rules.Topic
 }
 
+// detach takes out the members of a topic whose connections can't take a page
+// of what was missed at once: each reads on at its own pace. in.mu is held.
+func (g *Service) detach(in *interest, page *wire.ReplayPage) {
+	size := 0
+	for i := range page.Messages {
+		size += len(page.Messages[i].Payload)
+	}
+	for i := len(in.members) - 1; i >= 0; i-- {
+		m := in.members[i]
+		if m.conn.out.Queued()+size <= g.cfg.Limits.OutboundBytes/4 || m.ahead > in.trail.at.Seq {
+			continue
+		}
+		m.sendSkip()
+		in.exit(m)
+		catch := &catchUp{m: m, at: in.trail.at, more: true, rule: in.rule.Load()}
+		if !g.mender.spawn(catch.run) {
+			m.left = true
+		}
+	}
+}
+
 // catchPause is how often a connection that is behind is looked at again.
 const catchPause = 5 * time.Millisecond
 
@@ -155,7 +179,7 @@ const catchPause = 5 * time.Millisecond
 // message of the past and the first live one.
 func (u *catchUp) advance() (done bool) {
 	in, c := u.m.in, u.m.conn
-	if u.m.left || in.trail == nil {
+	if u.m.left || u.orphaned() {
 		return true
 	}
 	room := c.g.cfg.Limits.OutboundBytes / 4
@@ -189,6 +213,18 @@ func (u *catchUp) advance() (done bool) {
 	if u.at.Seq > t.at.Seq {
 		u.m.ahead = u.at.Seq // its live messages up to there are on their way still
 	}
+	in.enter(u.m)
+	return true
+}
+
+// orphaned reports whether the rule has stopped to replay the topic. Then the
+// member has heard of the change, and is where messages come. in.mu is held.
+func (u *catchUp) orphaned() bool {
+	in := u.m.in
+	if in.trail != nil {
+		return false
+	}
+	u.m.conn.out.Send(wire.AppendTruncated(nil, in.topic, u.at.Seq+1))
 	in.enter(u.m)
 	return true
 }
@@ -273,7 +309,7 @@ func (u *catchUp) abandon() {
 	in := u.m.in
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if u.m.left || in.trail == nil {
+	if u.m.left || u.orphaned() {
 		return
 	}
 	u.m.conn.g.metrics.unrecovered.Add(1)
