@@ -81,6 +81,10 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 	}
 	defer server.Shutdown()
 
+	second := demoGateway(env, server.ClientURL(), secret)
+	if second != nil {
+		defer second.Close()
+	}
 	p := process{
 		mode: rules.Dev, what: "dev", gateway: true, replay: true,
 		bus:  &bus.Config{InProcess: server.InProcess(), ReplyPrefixes: cfg.NATS.ReplyPrefixes},
@@ -88,6 +92,9 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 		mount: func(mux *http.ServeMux) {
 			if cfg.Demo {
 				mountDemo(mux, secret, cfg)
+				if second != nil {
+					second.Mount(mux)
+				}
 			}
 		},
 		ready: func(*slog.Logger) { c.welcome(env, cfg, listener, server, secret) },

@@ -27,6 +27,8 @@ type cli struct {
 	Bench   BenchCmd   `cmd:"" help:"Measure a gateway on this machine."`
 	Health  HealthCmd  `cmd:"" help:"Ask a process whether it is well; for container healthchecks."`
 	Version VersionCmd `cmd:"" help:"Print the version."`
+
+	DemoGateway DemoGatewayCmd `cmd:"" hidden:""`
 }
 
 func main() {

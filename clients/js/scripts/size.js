@@ -14,7 +14,7 @@ export function measure(entry = fileURLToPath(new URL("../src/index.js", import.
     for (const [, path] of source.matchAll(/^(?:im|ex)port [^;]*?"(\.[^"]+)";/gm)) seen.add(fileURLToPath(new URL(path, "file://" + file)));
     const { outputText } = ts.transpileModule(source, { compilerOptions: { target: ts.ScriptTarget.ESNext, module: ts.ModuleKind.ESNext, removeComments: true } });
     // As a bundle has them: no imports, no re-exports.
-    code += outputText.replace(/^(?:import|export) [^;]*?"\.[^"]+";\n/gm, "").replace(/^export /gm, "").replace(/("[^"\n]*"|`[^`]*`)|\s*([{}()[\]=;,:?<>+*&|!])\s*/g, "$1$2");
+    code += outputText.replace(/^(?:import|export) [^;]*?"\.[^"]+";\n/gm, "").replace(/^export /gm, "").replace(/("[^"\n]*"|`[^`]*`)|\s*([{}()[\]=;,:?<>+*&|!])\s*|(\s)\s+/g, "$1$2$3");
   }
   /** @type {Map<string, string>} */
   const short = new Map();

@@ -16,7 +16,8 @@ import { Topic } from "./topic.js";
  * @property {{ min?: number, max?: number, retries?: number }} [reconnect] milliseconds of the first and the longest
  *   backoff (300, 10000), attempts in a row before `failed` (no limit)
  * @property {number} [timeout] milliseconds that a request may take (10000; a call: what its rule says)
- * @property {"none" | "session"} [persist] `session`: positions of topics, and an anonymous identity, outlive a page load
+ * @property {"none" | "session" | "local"} [persist] `session`: positions of topics, and an anonymous identity, outlive a page
+ *   load in this tab; `local`: positions outlive the tab, and are shared by all tabs (the last one that is left counts)
  * @property {{ size?: number, policy?: "drop-newest" | "drop-oldest" | "off" }} [queue] what waits for a connection:
  *   how many (1000), and which one is given up when it is full; `off`: nothing waits while there is no attempt under way
  * @property {typeof WebSocket} [WebSocket] where there is no global one

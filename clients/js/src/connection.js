@@ -135,14 +135,14 @@ export class Connection {
     try {
       token = await this.#token();
     } catch (error) {
-      if (round === this.#round) this.#down(new FairleadError("UNAUTHENTICATED", "no token to be had", { cause: error }), 1006);
+      if (round === this.#round) this.#down(new FairleadError("UNAUTHENTICATED", "no token", { cause: error }), 1006);
       return;
     }
     if (round !== this.#round) return;
     try {
       this.#open(token ?? undefined);
     } catch (error) {
-      this.#down(new FairleadError("INVALID_ARGUMENT", "no connection possible", { cause: error }), 4400);
+      this.#down(new FairleadError("INVALID_ARGUMENT", "not connected", { cause: error }), 4400);
     }
   }
 
@@ -193,7 +193,7 @@ export class Connection {
    * @param {(error: FairleadError | undefined, ok: any) => void} done
    */
   #ask(frame, done) {
-    const request = this.#requests.create(frame, { timeout: dialTimeout }, done);
+    const request = this.#requests.create(frame, {}, done);
     request.dispatch();
     this.send([request.text]);
   }
@@ -257,7 +257,7 @@ export class Connection {
     if (!this.#heartbeat) return;
     const left = this.#heardAt + 2 * this.#heartbeat - this.#env.now();
     if (left > 0) this.#after("watch", left, () => this.#watch());
-    else this.#leave(unavailable("nothing heard for two heartbeats"), 4408);
+    else this.#leave(unavailable("silent for two heartbeats"), 4408);
   }
 
   /** @param {WebSocket} socket @param {unknown} data */
@@ -266,10 +266,9 @@ export class Connection {
     if (this.#o.debug) console.debug("fairlead <", data);
     let frames;
     try {
-      if (typeof data !== "string") throw new TypeError("a binary message");
-      frames = decode(data);
+      frames = decode(/** @type {string} */ (data)); // a binary message is no JSON either
     } catch (error) {
-      return this.#owner.error(new FairleadError("INTERNAL", "received what is no frame", { cause: error }));
+      return this.#owner.error(new FairleadError("INTERNAL", "not a frame", { cause: error }));
     }
     for (const frame of frames) {
       if (socket !== this.#socket) return;
@@ -287,7 +286,7 @@ export class Connection {
     this.#drainAt = this.#env.now() + afterMs;
     const move = () => {
       if (this.#requests.sent.size && this.#env.now() < this.#drainAt + drainGrace) this.#after("drain", 50, move);
-      else this.#leave(unavailable("the gateway drains"), 1001);
+      else this.#leave(unavailable("gateway drains"), 1001);
     };
     this.#after("drain", afterMs, move);
   }

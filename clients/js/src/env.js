@@ -8,7 +8,8 @@
  * @property {(timer: any) => void} clearTimeout
  * @property {() => boolean} hidden whether nobody sees the page
  * @property {(on: Partial<Record<"visibilitychange" | "online" | "pagehide", () => void>>) => () => void} watch
- * @property {Pick<Storage, "getItem" | "setItem"> | undefined} storage outlives a page load, not the tab
+ * @property {(name?: string) => Pick<Storage, "getItem" | "setItem"> | undefined} storage outlives a page load: `session` not the
+ *   tab, `local` that too; throws on a page that may not store anything
  */
 
 /** @type {Env} */
@@ -24,7 +25,5 @@ export const platform = {
     for (const [event, fn] of events) page?.addEventListener(event, fn);
     return () => events.forEach(([event, fn]) => page?.removeEventListener(event, fn));
   },
-  get storage() {
-    return globalThis.sessionStorage; // throws on a page that may not store anything
-  },
+  storage: (name) => globalThis[/** @type {"sessionStorage"} */ (name + "Storage")],
 };

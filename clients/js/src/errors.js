@@ -50,9 +50,9 @@ export function fromWire({ code = "INTERNAL", message, retryAfterMs, details }) 
 
 /**
  * Whether the same request may succeed later without a change.
- * @param {FairleadError} error
+ * @param {{ code?: string, retryAfter?: number | null }} error
  */
 export function isTransient({ code, retryAfter }) {
   return retryAfter !== null &&
-    (code === "UNAVAILABLE" || code === "RESOURCE_EXHAUSTED" || code === "ABORTED" || code === "DEADLINE_EXCEEDED");
+    ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED"].includes(code ?? "");
 }

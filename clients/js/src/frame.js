@@ -9,19 +9,7 @@ const maxFrames = 256, maxBatch = 65536;
  * @returns {Frame[]}
  */
 export function decode(text) {
-  const value = JSON.parse(text);
-  return (Array.isArray(value) ? value : [value]).filter((f) => f && typeof f === "object" && !Array.isArray(f));
-}
-
-/**
- * A frame with `id` is a reply, one with `op` a control frame, one with an event a message.
- * @param {Frame} frame
- * @returns {"reply" | "control" | "message" | "unknown"}
- */
-export function kind(frame) {
-  if (frame.id !== undefined) return "reply";
-  if (frame.op !== undefined) return "control";
-  return typeof frame.event === "string" ? "message" : "unknown";
+  return [JSON.parse(text)].flat().filter((f) => f instanceof Object && !Array.isArray(f));
 }
 
 /**
@@ -30,16 +18,16 @@ export function kind(frame) {
  * @returns {string[]}
  */
 export function pack(frames) {
-  /** @type {string[]} */
-  const messages = [];
-  let start = 0, bytes = 0;
-  frames.forEach((frame, i) => {
+  /** @type {string[][]} */
+  const batches = [];
+  let bytes = Infinity;
+  for (const frame of frames) {
     bytes += frame.length;
-    const next = frames[i + 1];
-    if (next !== undefined && i + 1 - start < maxFrames && bytes + next.length <= maxBatch) return;
-    messages.push(i === start ? frame : `[${frames.slice(start, i + 1).join()}]`);
-    start = i + 1;
-    bytes = 0;
-  });
-  return messages;
+    if (bytes > maxBatch || batches.at(-1)?.length === maxFrames) {
+      batches.push([]);
+      bytes = frame.length;
+    }
+    batches.at(-1)?.push(frame);
+  }
+  return batches.map((batch) => (batch.length > 1 ? `[${batch}]` : batch[0]));
 }

@@ -13,7 +13,7 @@ export class Group {
   constructor(session, name) {
     this.#session = session;
     this.name = name;
-    this.#listeners = new Listeners((error) => session.report(error));
+    this.#listeners = new Listeners(session.report);
   }
 
   /**

@@ -8,9 +8,6 @@ export const isPattern = (topic) => /(^|\.)[*>](\.|$)/.test(topic);
  */
 export function matches(pattern, topic) {
   const want = pattern.split("."), have = topic.split(".");
-  for (let i = 0; i < want.length; i++) {
-    if (want[i] === ">") return have.length > i;
-    if (i >= have.length || (want[i] !== "*" && want[i] !== have[i])) return false;
-  }
-  return want.length === have.length;
+  return (want.length === have.length || want.at(-1) === ">") &&
+    want.every((token, i) => (token === ">" ? i < have.length : token === "*" || token === have[i]));
 }

@@ -4,18 +4,18 @@
  */
 
 /**
- * @param {{ seq?: number, ts?: number } | undefined} at
+ * @param {{ seq?: number, ts?: number }} at
  * @returns {Position}
  */
-export const format = (at) => (at?.seq === undefined ? "" : at.seq + ":" + (at.ts ?? ""));
+export const format = (at) => (at.seq === undefined ? "" : at.seq + ":" + (at.ts ?? ""));
 
 /**
- * Request fields for a position; what is none becomes what the server refuses.
+ * What is no position becomes what the server refuses.
  * @param {Position} [position]
- * @returns {{ after?: number, ts?: number }}
+ * @returns {{ seq?: number, ts?: number }}
  */
 export function parse(position) {
   if (!position) return {};
-  const [after, ts] = position.split(":");
-  return { after: +after, ts: ts ? +ts : undefined };
+  const [seq, ts] = position.split(":");
+  return { seq: +seq, ts: ts ? +ts : undefined };
 }

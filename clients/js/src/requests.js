@@ -3,7 +3,7 @@ import { FairleadError, fromWire } from "./errors.js";
 /**
  * How one request is to be treated.
  * @typedef {object} RequestOptions
- * @property {number} [timeout] milliseconds; counted from the sending where `retry` is set
+ * @property {number} [timeout] milliseconds, 0 = none; counted from the sending where `retry` is set
  * @property {AbortSignal} [signal]
  * @property {(progress: any) => void} [onProgress]
  * @property {boolean} [retry] may be sent again on another connection: the server recognises it by its key
@@ -16,6 +16,7 @@ import { FairleadError, fromWire } from "./errors.js";
  * @property {string} text the frame as it goes on the wire
  * @property {boolean} retry
  * @property {boolean} sent
+ * @property {boolean} doubt was sent on a connection that was lost before the answer
  * @property {boolean} over
  * @property {(progress: any) => void} [onProgress]
  * @property {() => void} dispatch marks it sent
@@ -28,14 +29,17 @@ export class Requests {
   sent = new Map();
   #next = 1;
   #env;
+  #timeout;
   #cancel;
 
   /**
    * @param {import("./env.js").Env} env
+   * @param {number | undefined} timeout milliseconds, where a request says nothing (10000)
    * @param {(id: number) => void} cancel tells the server that nobody waits for a call any more
    */
-  constructor(env, cancel) {
+  constructor(env, timeout = 10000, cancel) {
     this.#env = env;
+    this.#timeout = timeout;
     this.#cancel = cancel;
   }
 
@@ -46,7 +50,7 @@ export class Requests {
    * @param {(error?: FairleadError, ok?: any) => void} done
    * @returns {Request}
    */
-  create(frame, { timeout, signal, onProgress, retry = false }, done) {
+  create(frame, { timeout = this.#timeout, signal, onProgress, retry = false }, done) {
     const id = this.#next++;
     /** @type {unknown} */
     let timer;
@@ -66,6 +70,7 @@ export class Requests {
       text: JSON.stringify({ id, ...frame }),
       retry,
       sent: false,
+      doubt: false,
       over: false,
       onProgress,
       dispatch: () => {
@@ -79,6 +84,8 @@ export class Requests {
         this.sent.delete(id);
         this.#env.clearTimeout(timer);
         signal?.removeEventListener("abort", aborted);
+        // What became of the attempt that was lost with its connection, nobody knows.
+        if (error?.outcome === "none" && request.doubt) error = new FairleadError(error.code, error.message, { ...error, outcome: "unknown" });
         done(error, ok);
       },
     };
@@ -111,11 +118,8 @@ export class Requests {
     const requests = [...this.sent.values()];
     this.sent.clear();
     return requests.filter((request) => {
-      if (request.retry && again) {
-        request.sent = false;
-        return true;
-      }
-      request.end(new FairleadError("UNAVAILABLE", "connection lost before the answer", { outcome: "unknown", cause }));
+      if (request.retry && again) return (request.doubt = true);
+      request.end(new FairleadError("UNAVAILABLE", "connection lost", { outcome: "unknown", cause }));
       return false;
     });
   }

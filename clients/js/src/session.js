@@ -1,6 +1,6 @@
 import { Connection } from "./connection.js";
 import { FairleadError, fromWire } from "./errors.js";
-import { kind, pack } from "./frame.js";
+import { pack } from "./frame.js";
 import { Listeners } from "./listeners.js";
 import { matches } from "./match.js";
 import { format } from "./position.js";
@@ -13,7 +13,7 @@ import { Subscription } from "./subscription.js";
  * @property {import("./connection.js").TokenSource} [token]
  * @property {{ min?: number, max?: number, retries?: number }} [reconnect]
  * @property {number} [timeout]
- * @property {"none" | "session"} [persist]
+ * @property {"none" | "session" | "local"} [persist]
  * @property {{ size?: number, policy?: "drop-newest" | "drop-oldest" | "off" }} [queue]
  * @property {typeof WebSocket} [WebSocket]
  * @property {boolean} [debug]
@@ -21,12 +21,19 @@ import { Subscription } from "./subscription.js";
 
 /** The most requests under way at once: below what a gateway allows one connection. */
 const maxSent = 500;
+/** The most positions kept over a page load: those of the newest topics. */
+const maxSaved = 1000;
 
 /** One client's life over any number of connections: what it subscribes to, serves and still has to send. */
 export class Session {
   connection;
-  listeners = new Listeners((error) => this.report(error));
-  inbox = new Listeners((error) => this.report(error));
+  /** An error that no caller waits for. @param {unknown} error */
+  report = (error) => {
+    if (this.listeners.has("error")) this.listeners.emit("error", error);
+    else (globalThis.reportError ?? console.error)(error);
+  };
+  listeners = new Listeners(this.report);
+  inbox = new Listeners(this.report);
   /** Event → functions that answer the server; the newest answers. @type {Map<string, ((data: any) => unknown)[]>} */
   serving = new Map();
   /** @type {Map<string, import("./group.js").Group>} */
@@ -49,26 +56,28 @@ export class Session {
   /** Positions of an earlier page load. @type {Record<string, string>} */
   #saved = {};
   #unwatch;
+  #key;
 
   /** @param {SessionOptions} o @param {import("./env.js").Env} env */
   constructor(o, env) {
     this.#o = o;
     this.#env = env;
+    this.#key = "fairlead:" + o.url;
     const saved = this.#load();
     this.#saved = saved.positions ?? {};
-    this.#requests = new Requests(env, (id) => this.post({ op: "cancel", ref: id }));
+    this.#requests = new Requests(env, o.timeout, (id) => this.post({ op: "cancel", ref: id }));
     this.connection = new Connection({ ...o, session: saved.session }, env, this.#requests, {
       frame: (frame) => this.#frame(frame),
       opened: () => this.#opened(),
       lost: (cause, code) => this.#lost(cause, code),
       state: (state, cause) => this.listeners.emit("state", { state, cause }),
-      error: (error) => this.report(error),
+      error: this.report,
     });
-    this.#unwatch = o.persist === "session" ? env.watch({ pagehide: () => this.#save() }) : () => {};
+    this.#unwatch = env.watch({ pagehide: () => this.#save() });
   }
 
   /** @param {FairleadError} [cause] */
-  close(cause = new FairleadError("CANCELLED", "the client is closed", { outcome: "none" })) {
+  close(cause = new FairleadError("CANCELLED", "client closed", { outcome: "none" })) {
     if (this.ended) return;
     this.ended = cause;
     this.connection.close();
@@ -79,27 +88,20 @@ export class Session {
     if (!this.ended) this.connection.start();
   }
 
-  /** An error that no caller waits for. @param {unknown} error */
-  report(error) {
-    if (this.listeners.has("error")) this.listeners.emit("error", error);
-    else if (typeof globalThis.reportError === "function") reportError(error);
-    else console.error(error);
-  }
-
   /**
    * Sends a request, now or when the attempt under way has succeeded; where none is, only what may be retried waits.
    * @param {import("./frame.js").Frame} frame
-   * @param {import("./requests.js").RequestOptions} [o] without `timeout`: the client's
+   * @param {import("./requests.js").RequestOptions} [o]
    * @returns {Promise<any>}
    */
   request(frame, o = {}) {
     return new Promise((resolve, reject) => {
       if (this.ended) return reject(this.ended);
       this.start();
-      const request = this.#requests.create(frame, { ...o, timeout: o.timeout ?? this.#o.timeout ?? 10000 },
+      const request = this.#requests.create(frame, o,
         (error, ok) => {
           error ? reject(error) : resolve(ok);
-          if (this.#queue.length || this.#dirty.size) this.#schedule();
+          this.#schedule(); // there is room for what waits
         });
       if (!request.over) this.#enqueue(request);
     });
@@ -121,7 +123,7 @@ export class Session {
     let sub = this.#subs.get(topic);
     if (!sub) {
       const since = o.since ?? (o.last ? undefined : this.#saved[topic]);
-      sub = new Subscription(topic, { ...o, since }, new Listeners((error) => this.report(error)));
+      sub = new Subscription(topic, { ...o, since }, new Listeners(this.report));
       delete this.#saved[topic];
       this.#subs.set(topic, sub);
       if (sub.pattern) this.#patterns.add(sub);
@@ -160,7 +162,7 @@ export class Session {
         return request.end(new FairleadError("UNAVAILABLE", "not connected", { outcome: "none" }));
       }
       this.#queue = this.#queue.filter((r) => typeof r === "string" || !r.over);
-      const full = new FairleadError("RESOURCE_EXHAUSTED", "too much waits for a connection", { outcome: "none" });
+      const full = new FairleadError("RESOURCE_EXHAUSTED", "too many requests wait", { outcome: "none" });
       if (this.#queue.length >= size) {
         if (policy !== "drop-oldest") return request.end(full);
         /** @type {any} */ (this.#queue.shift()).end?.(full);
@@ -192,8 +194,7 @@ export class Session {
     for (const sub of this.#dirty) {
       if (sent.size >= maxSent) break;
       this.#dirty.delete(sub);
-      const request = this.#sync(sub);
-      if (request) send(request);
+      this.#sync(sub).forEach(send);
     }
     while (this.#queue.length && sent.size < maxSent) {
       const next = /** @type {import("./requests.js").Request | string} */ (this.#queue.shift());
@@ -213,28 +214,38 @@ export class Session {
     return false;
   }
 
-  /** @param {Subscription} sub */
+  /** The requests that tell the server what is wanted of a topic. @param {Subscription} sub @returns {import("./requests.js").Request[]} */
   #sync(sub) {
-    const timeout = this.#o.timeout ?? 10000;
+    const { topic } = sub;
+    const gone = sub.ghost || (sub.wire && !sub.holds);
+    const left = gone ? [this.#requests.create({ op: "unsubscribe", topic }, {}, () => this.#schedule())] : [];
+    sub.ghost = false;
     if (!sub.holds) {
-      if (this.#subs.get(sub.topic) === sub) this.#subs.delete(sub.topic);
+      if (this.#subs.get(topic) === sub) this.#subs.delete(topic);
       this.#patterns.delete(sub);
-      if (!sub.wire) return;
       sub.down();
-      return this.#requests.create({ op: "unsubscribe", topic: sub.topic }, { timeout }, () => this.#schedule());
+      return left;
     }
-    if (sub.wire && !sub.stale) return;
+    // Its answer says where it began: whatever changed meanwhile waits for that.
+    if (sub.wire && !(sub.stale && sub.live)) return left;
     sub.stale = false;
     const wire = (sub.wire = {}), frame = sub.frame();
-    return this.#requests.create(frame, { timeout }, (error, ok) => {
-      if (this.#dirty.size) this.#schedule();
-      if (sub.wire !== wire) return;
-      if (!error) return sub.accepted(ok, frame.after !== undefined);
-      if (this.connection.state !== "open") return;
-      const wait = sub.refused(error);
-      if (wait !== undefined) this.#env.setTimeout(() => sub.holds && !sub.wire && this.touch(sub), wait * (1 + this.#env.random()));
-      else if (!sub.listeners.has("$denied")) this.report(error);
-    });
+    return [...left, this.#requests.create(frame, {}, (error, ok) => {
+      this.#schedule();
+      if (sub.wire !== wire || error && this.connection.state !== "open") return;
+      const wait = error ? sub.refused(error) : sub.accepted(ok, frame.after !== undefined);
+      const now = sub.wire;
+      if (wait !== undefined) {
+        this.#env.setTimeout(() => {
+          if (!sub.holds || sub.wire !== now || this.connection.state !== "open") return;
+          sub.down();
+          sub.ghost = true;
+          this.touch(sub);
+        }, wait * (1 + this.#env.random()));
+      }
+      else if (error && !sub.listeners.has("$denied")) this.report(error);
+      if (sub.stale) this.touch(sub);
+    })];
   }
 
   #opened() {
@@ -257,27 +268,20 @@ export class Session {
       if (typeof r === "string" || r.over) continue;
       if (this.ended) r.end(this.ended);
       else if (r.retry || state === "connecting") this.#queue.push(r);
-      else r.end(new FairleadError("UNAVAILABLE", "no connection", { outcome: "none", cause }));
+      else r.end(new FairleadError("UNAVAILABLE", "not connected", { outcome: "none", cause }));
     }
     if (this.ended) this.listeners.emit("$end", this.ended);
   }
 
-  /** @param {import("./frame.js").Frame} frame */
+  /** A frame with `id` is a reply, one with `op` a control frame, one with an event a message. @param {import("./frame.js").Frame} frame */
   #frame(frame) {
-    switch (kind(frame)) {
-      case "reply":
-        if (frame.id === 0 && frame.error) this.report(fromWire(frame.error));
-        else this.#requests.reply(frame);
-        break;
-      case "control":
-        if (frame.op === "request") this.#serve(frame);
-        else if (frame.op === "system") this.listeners.emit("system", { event: frame.event, what: frame.what, at: frame.at });
-        else if (frame.op === "group") this.groups.get(frame.group)?.control(frame);
-        else this.#subs.get(frame.topic)?.control(frame);
-        break;
-      case "message":
-        this.#message(/** @type {import("./subscription.js").Message} */ (frame));
-    }
+    if (frame.id === 0) this.report(fromWire(frame.error));
+    else if (frame.id !== undefined) this.#requests.reply(frame);
+    else if (frame.op === "request") this.#serve(frame);
+    else if (frame.op === "system") this.listeners.emit("system", { event: frame.event, what: frame.what, at: frame.at });
+    else if (frame.op === "group") this.groups.get(frame.group)?.control(frame);
+    else if (frame.op !== undefined) this.#subs.get(frame.topic)?.control(frame);
+    else if (typeof frame.event === "string") this.#message(/** @type {import("./subscription.js").Message} */ (frame));
   }
 
   /** @param {import("./subscription.js").Message} message */
@@ -307,27 +311,25 @@ export class Session {
     if (conn === this.connection.conn) this.post({ op: "reply", ref, ...answer });
   }
 
-  get #key() {
-    return "fairlead:" + this.#o.url;
-  }
-
-  /** @returns {{ session?: string, positions?: Record<string, string> }} */
+  /** What an earlier page load left, in the storage that the options name. @returns {{ session?: string, positions?: Record<string, string> }} */
   #load() {
-    if (this.#o.persist !== "session") return {};
     try {
-      return JSON.parse(this.#env.storage?.getItem(this.#key) ?? "{}");
+      return JSON.parse(this.#env.storage(this.#o.persist)?.getItem(this.#key) ?? "{}");
     } catch {
       return {};
     }
   }
 
   #save() {
-    const { session, anonymous } = this.connection;
+    const { session, anonymous } = this.connection, { persist } = this.#o;
     const positions = { ...this.#saved };
-    for (const sub of this.#subs.values()) if (sub.at?.seq !== undefined) positions[sub.topic] = format(sub.at);
+    for (const sub of this.#subs.values()) if (sub.at.seq !== undefined) positions[sub.topic] = format(sub.at);
     try {
-      // Only an anonymous user has nothing but its session to be known by.
-      this.#env.storage?.setItem(this.#key, JSON.stringify({ session: anonymous ? session : undefined, positions }));
+      this.#env.storage(persist)?.setItem(this.#key, JSON.stringify({
+        // Only an anonymous user has nothing but its session to be known by, and two tabs are not one session.
+        session: anonymous && persist === "session" ? session : undefined,
+        positions: Object.fromEntries(Object.entries(positions).slice(-maxSaved)),
+      }));
     } catch {
       // A full or forbidden storage costs a resume, nothing else.
     }

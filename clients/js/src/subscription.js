@@ -19,13 +19,17 @@ import { format, parse } from "./position.js";
  * @property {string} [text] in place of `data`: published as text that is no JSON
  * @property {string} [base64] in place of `data`: published as bytes that are no text
  * @property {string} [from] who published it, where the topic's rule shows that
- * @property {number} [seq]
+ * @property {number} [seq] its number, where the topic is kept
+ * @property {number} [prev] the number of the message before it on the topic
  * @property {number} [ts] milliseconds since 1970
  * @property {boolean} [direct] sent to this user or connection
  * @property {boolean} [replayed] older than the subscription
  */
 
 /** A topic member's public data; both parts are text of others, not to be trusted. @typedef {Record<string, { info?: any, data?: any }>} Members */
+
+/** The longest pause between attempts to subscribe, in milliseconds; the most messages that may run ahead of a past to come: then they wait for it. */
+const longestWait = 30000, maxEarly = 10000;
 
 /** What this session wants of one topic and what it has of it. It lives from the first hold to the last release. */
 export class Subscription {
@@ -37,15 +41,23 @@ export class Subscription {
   members = Object.create(null);
   /** @type {Record<string, unknown>} */
   cursors = Object.create(null);
-  /** Names the subscribe under way or in force; undefined = the server has none from us. @type {object | undefined} */
+  /** Names the subscribe under way or in force; undefined = the server has none that counts. @type {object | undefined} */
   wire;
   /** The fields of the last subscribe no longer say what is wanted. */
   stale = false;
-  /** @type {{ seq?: number, ts?: number } | undefined} */
+  /** The server may have a subscription that no longer counts: it is to be ended before the next. */
+  ghost = false;
+  /** The subscribe in force was answered. */
+  live = false;
+  /** Everything up to here was delivered; a wildcard has no position. @type {{ seq?: number, ts?: number }} */
   at;
 
-  #live = false;
   #head = 0;
+  #failures = 0;
+  /** The past behind `at` could not be read. */
+  #blind = false;
+  /** What was delivered ahead of it, and comes again with it. @type {Set<string>} */
+  #early = new Set();
   /** @type {Members | undefined} */
   #pages;
 
@@ -59,20 +71,17 @@ export class Subscription {
     this.pattern = isPattern(topic);
     this.o = o;
     this.listeners = listeners;
-    if (o.since) {
-      const { after, ts } = parse(o.since);
-      this.at = { seq: after, ts };
-    }
+    this.at = this.pattern ? {} : parse(o.since);
   }
 
   /** The subscribe frame that says what is wanted now. */
   frame() {
-    const after = this.pattern ? undefined : this.at?.seq;
+    const { seq: after, ts } = this.at;
     return {
       op: "subscribe",
       topic: this.topic,
       after,
-      ts: after === undefined ? undefined : this.at?.ts,
+      ts,
       last: after === undefined ? this.o.last : undefined,
       presence: this.joined ? "join" : this.watchers ? "watch" : undefined,
       data: this.joined?.data,
@@ -83,27 +92,39 @@ export class Subscription {
   /** The connection is gone, and with it what the server had. */
   down() {
     this.wire = undefined;
-    this.#live = false;
+    this.live = this.ghost = false;
   }
 
-  /** @param {any} ok the reply to subscribe @param {boolean} resumed whether it named a position */
-  accepted(ok, resumed) {
-    if (ok?.seq !== undefined && !this.pattern) this.at = { seq: ok.seq, ts: ok.ts };
-    this.#head = ok?.head ?? 0;
-    this.#live = true;
-    this.listeners.emit("$subscribed", { recovered: resumed && ok?.recovered === true, position: format(this.at) });
+  /**
+   * @param {any} ok the reply to subscribe
+   * @param {boolean} resumed whether it named a position
+   * @returns {number | undefined} milliseconds to wait before asking for the past again
+   */
+  accepted({ seq, ts, head = 0, recovered = false, missingFrom, reason } = {}, resumed) {
+    if (this.live) return; // new fields of the same subscription: it goes on where it is
+    this.live = true;
+    this.#blind = isTransient({ code: reason });
+    if (!this.#blind && seq !== undefined && !this.pattern) this.at = { seq, ts };
+    this.#head = head;
+    this.listeners.emit("$subscribed", { recovered: resumed && recovered, position: format(this.at), missingFrom, reason });
+    if (this.#blind) return this.#wait();
+    this.#failures = 0;
   }
 
   /** @param {import("./errors.js").FairleadError} error @returns {number | undefined} milliseconds to wait before trying again */
   refused(error) {
     this.down();
-    if (isTransient(error)) return error.retryAfter ?? 1000;
+    if (isTransient(error)) return error.retryAfter ?? this.#wait();
     this.listeners.emit("$denied", error);
+  }
+
+  #wait() {
+    return Math.min(1000 * 2 ** this.#failures++, longestWait);
   }
 
   /** @param {Message} message */
   message(message) {
-    if (!this.#live && !message.direct) return; // left over from an earlier subscription
+    if (!this.live && !message.direct) return; // left over from an earlier subscription
     if (message.seq !== undefined && !this.pattern) {
       if (!this.#moved(message)) return;
       if (message.seq <= this.#head) message = { ...message, replayed: true };
@@ -117,15 +138,17 @@ export class Subscription {
    * @param {{ seq?: number, ts?: number }} to
    */
   #moved({ seq = 0, ts = 0 }) {
-    if (this.at && seq <= (this.at.seq ?? -1) && ts <= (this.at.ts ?? Infinity)) return false;
+    const early = this.#early, name = format({ seq, ts });
+    if (this.#blind) return !early.has(name) && early.size < maxEarly && !!early.add(name);
+    if (seq <= (this.at.seq ?? -1) && ts <= (this.at.ts ?? Infinity)) return false;
     this.at = { seq, ts };
-    return true;
+    return !early.delete(name);
   }
 
   /** @param {import("./frame.js").Frame} frame */
   control(frame) {
     if (frame.op === "skip") this.#moved(frame);
-    else if (frame.op === "truncated") this.listeners.emit("$truncated", { missingFrom: frame.missingFrom });
+    else if (frame.op === "truncated") this.#blind || this.listeners.emit("$truncated", { missingFrom: frame.missingFrom });
     else if (frame.op === "presence") this.#presence(frame);
     else if (frame.op === "cursors") {
       if (frame.all) this.cursors = Object.create(null);

@@ -47,10 +47,11 @@ export class Topic {
   /**
    * Listens; the first listener of a topic subscribes to it, the end of the last one unsubscribes.
    * `"*"` hears every event. Those with `$` are the client's own: `$subscribed` (again after every reconnect; its
-   * `recovered` says that nothing was missed), `$truncated` (something was), `$denied` with the error.
+   * `recovered` says that nothing was missed, `missingFrom` what is gone, `reason` why the past can't be read now: it is
+   * asked for again), `$truncated` (something was missed), `$denied` with the error.
    * @overload
    * @param {"$subscribed"} event
-   * @param {(s: { recovered: boolean, position: import("./position.js").Position }) => void} fn
+   * @param {(s: { recovered: boolean, position: import("./position.js").Position, missingFrom?: number, reason?: string }) => void} fn
    * @returns {Off}
    */
   /**
@@ -109,7 +110,7 @@ export class Topic {
    * @returns {Promise<{ messages: Message[], truncated: boolean, more: boolean }>}
    */
   async history({ after, limit, timeout, signal } = {}) {
-    const { after: seq = 0, ts } = parse(after);
+    const { seq = 0, ts } = parse(after);
     const topic = this.name;
     const reply = await this.#session.request({ op: "history", topic, after: seq, ts, limit }, { timeout, signal });
     return { ...reply, messages: reply.messages.map((/** @type {Message} */ m) => ({ topic, ...m, replayed: true })) };
@@ -132,7 +133,7 @@ export class Topic {
     };
     const offs = [
       this.on("*", (m) => {
-        if (waiting.push(m) > maxWaiting) stop(new FairleadError("RESOURCE_EXHAUSTED", "too many messages unread"));
+        if (waiting.push(m) > maxWaiting) stop(new FairleadError("RESOURCE_EXHAUSTED", "too many messages wait"));
         wake();
       }),
       this.on("$denied", stop),

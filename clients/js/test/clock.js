@@ -17,7 +17,7 @@ export class Clock {
     clearTimeout: (id) => void this.#timers.delete(id),
     hidden: () => this.isHidden,
     watch: (on) => (this.#watchers.add(on), () => this.#watchers.delete(on)),
-    storage: { getItem: (k) => this.stored.get(k) ?? null, setItem: (k, v) => void this.stored.set(k, v) },
+    storage: (name) => name && { getItem: (k) => this.stored.get(k) ?? null, setItem: (k, v) => void this.stored.set(k, v) },
   };
 
   get timers() {

@@ -277,7 +277,7 @@ test("positions: duplicates are dropped, skips move on, the resubscribe names th
   const log = fl.topic("log.a"), got = [], truncated = [];
   log.on("*", (m) => got.push([m.seq, m.replayed]));
   log.on("$truncated", (e) => truncated.push(e.missingFrom));
-  assert.deepEqual(await subscribed(log), { recovered: false, position: "5:50" });
+  assert.deepEqual(await subscribed(log), { recovered: false, position: "5:50", missingFrom: undefined, reason: undefined });
   const message = (seq, ts) => ({ topic: "log.a", event: "x", data: 0, seq, prev: seq - 1, ts });
   server.connections[0].send({ op: "truncated", topic: "log.a", missingFrom: 6 }, message(7, 70), message(7, 70), message(8, 80), message(6, 60), { op: "skip", topic: "log.a", seq: 9, prev: 8, ts: 90 }, message(9, 90), message(10, 100));
   await fl.topic("b").publish("message", 1);

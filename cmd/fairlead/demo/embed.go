@@ -35,6 +35,10 @@ func Handler() http.Handler {
 		if r.URL.Path == "/demo" || ok && name == "" {
 			name = "index.html"
 		}
+		if name == "second.js" {
+			sayWhetherSecond(w, false) // Second.Mount knows better
+			return
+		}
 		body, err := assets.ReadFile(name)
 		if err != nil {
 			http.NotFound(w, r)

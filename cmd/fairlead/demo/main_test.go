@@ -1,9 +1,16 @@
 package demo
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if says := os.Getenv(childEnv); says != "" {
+		serveAsChild(says)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}

@@ -6,6 +6,10 @@ const maxMessages = 200;
 
 export class Pane {
   #last; // the user of the newest message
+  #seq; // the number of the topic's newest message
+  #heard = 0;
+  #gaps = 0;
+  #repeats = 0;
 
   /** @param {string} user @param {string} name @param {string | undefined} url undefined: where the page came from */
   constructor(user, name, url, log) {
@@ -38,7 +42,13 @@ export class Pane {
 
   #chat(input) {
     const room = this.client.topic("chat.lobby");
+    room.on("*", (m) => this.#tally(m));
     room.on("message", (m) => this.message(m));
+    room.on("$subscribed", ({ reason }) => reason && this.#note(`the past can't be read yet: ${reason}`));
+    room.on("$truncated", ({ missingFrom }) => {
+      this.#gaps++;
+      this.#note(`what follows number ${missingFrom - 1} is gone`);
+    });
     room.on("$denied", (error) => this.#problem(error));
     this.client.inbox((m) => m.topic ?? this.message(m));
 
@@ -79,6 +89,18 @@ export class Pane {
     client.on("system", ({ event, what }) => this.#note(`${what}: ${event}`));
     client.on("error", (error) => this.#problem(error));
     show(client.state);
+  }
+
+  /** Checks that each message of the topic names the one before it, and comes once. */
+  #tally({ seq, prev, direct }) {
+    if (direct || seq === undefined) return;
+    this.#heard++;
+    if (seq <= this.#seq) this.#repeats++;
+    else if (prev > this.#seq) this.#gaps++;
+    this.#seq = seq;
+    this.part("heard").textContent = this.#heard;
+    this.part("gaps").textContent = this.#gaps;
+    this.part("repeats").textContent = this.#repeats;
   }
 
   /** Shows a message. All of it is text of others: it is only ever set as text. */

@@ -84,3 +84,24 @@ export function serve(client) {
   });
   answers.addEventListener("click", ({ target }) => target.dataset.answer && asked(target.dataset.answer));
 }
+
+/** Has Ann talk without a pause, and kills Bob's gateway, where he has one of his own. */
+export function resume(client, bob, second) {
+  const button = part("tick"), kill = bob.part("kill"), room = client.topic("chat.lobby");
+  let timer, n = 0;
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-pressed", timer === undefined);
+    if (timer !== undefined) return (timer = clearInterval(timer));
+    timer = setInterval(() => {
+      // With a key it is sent again when its connection was lost, and stored once.
+      room.publish("message", { text: String(++n) }, { key: `${performance.timeOrigin}.${n}` }).catch(() => {});
+    }, 50);
+  });
+  for (const [i, text] of [...document.querySelectorAll("[data-role=second]")].entries()) text.hidden = second !== (i === 1);
+  kill.hidden = !second;
+  kill.addEventListener("click", async () => {
+    kill.disabled = true;
+    await fetch("/demo/kill", { method: "POST" });
+    kill.disabled = false;
+  });
+}
