@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // link is a TCP proxy in front of one or more backends that the test can cut,
@@ -17,10 +19,32 @@ type link struct {
 	choose   func() string // the backend of the next connection; "" refuses it
 	tap      io.Writer     // nil: nothing is kept
 
+	// What goes this way is lost while it is set, and the connection with it:
+	// its bytes make no sense any more, so that cut has to follow.
+	toBackend, fromBackend atomic.Bool
+	rate                   atomic.Int64 // bytes a second each way; 0: no bound
+
 	mu    sync.Mutex
 	open  map[net.Conn]bool
 	down  bool
 	pipes sync.WaitGroup
+}
+
+// line is one direction of a connection.
+type line struct {
+	io.Writer
+	lost *atomic.Bool
+	rate *atomic.Int64
+}
+
+func (w line) Write(b []byte) (int, error) {
+	if w.lost.Load() {
+		return len(b), nil
+	}
+	if rate := w.rate.Load(); rate > 0 {
+		<-time.After(time.Duration(len(b)) * time.Second / time.Duration(rate))
+	}
+	return w.Writer.Write(b)
 }
 
 func startLink(t *testing.T, choose func() string, tap io.Writer) *link {
@@ -92,16 +116,16 @@ func (l *link) join(front net.Conn) {
 	}
 	defer l.forget(front, back)
 	var both sync.WaitGroup
-	copyTo := func(to, from net.Conn) {
-		var w io.Writer = to
+	copyTo := func(to, from net.Conn, lost *atomic.Bool) {
+		var w io.Writer = line{to, lost, &l.rate}
 		if l.tap != nil {
 			w = io.MultiWriter(to, l.tap)
 		}
 		_, _ = io.Copy(w, from) // either end may close, and the test may cut
 		to.(*net.TCPConn).CloseWrite()
 	}
-	both.Go(func() { copyTo(back, front) })
-	both.Go(func() { copyTo(front, back) })
+	both.Go(func() { copyTo(back, front, &l.toBackend) })
+	both.Go(func() { copyTo(front, back, &l.fromBackend) })
 	both.Wait()
 }
 

@@ -126,7 +126,11 @@ func TestResumeWhileOthersPublish(t *testing.T) {
 	t.Parallel()
 	s := replayed(t, natsdev.Test(t), 10000, 2)
 	topic := unique("chat.room")
-	const rounds, perRound = 200, 10
+	rounds := 1000
+	if raceEnabled {
+		rounds = 200
+	}
+	const perRound = 4 // as many as a round reads, on average
 	turns, done := make(chan struct{}, rounds), make(chan error, 1)
 	worker := s.worker()
 	go func() { // publishes while the round that gave the turn resumes

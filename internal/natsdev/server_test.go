@@ -232,21 +232,3 @@ func serveUntilKilled(dir string) int {
 	<-ctx.Done()
 	return 1
 }
-
-func TestCluster(t *testing.T) {
-	nodes := Cluster(t, 3)
-	nc := connect(t, nodes[0])
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	stream, err := fill(ctx, nc, 3, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := stream.Info(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := len(info.Cluster.Replicas); got != 2 {
-		t.Errorf("followers = %d, want 2", got)
-	}
-}

@@ -44,6 +44,9 @@ type Position struct {
 	Head        int64  `json:"head"`
 	Recovered   *bool  `json:"recovered"`
 	MissingFrom *int64 `json:"missingFrom"`
+	// Reason is the error code for which the past could not be read, "" where it
+	// could: whether anything is missing is not known, and may be later.
+	Reason string `json:"reason"`
 }
 
 // Subscription receives the messages of one topic or pattern. Where patterns
