@@ -16,6 +16,13 @@ type BenchCmd struct {
 	Publish benchPublish `cmd:"" help:"Pairs of clients: acknowledged publishes a second, round trip."`
 	Connect benchConnect `cmd:"" help:"Connections and subscriptions a second."`
 	Idle    benchIdle    `cmd:"" help:"Memory and goroutines of an idle connection."`
+
+	ReplayLive    benchReplayLive    `cmd:"" help:"What replay adds to the time from publish to delivery. Like all replay-*: on processes that it starts."`
+	ReplayPublish benchReplayPublish `cmd:"" help:"Acknowledged publishes a second, stored and not."`
+	ReplaySince   benchReplaySince   `cmd:"" help:"Reading the past: recent, sparse, and of very many topics."`
+	ReplayResumes benchReplayResumes `cmd:"" help:"What publishing costs while many clients resume."`
+	ReplayStorm   benchReplayStorm   `cmd:"" help:"A gateway is killed: until all its clients have what they missed, against plain connects."`
+	NATS          benchNATS          `cmd:"" name:"nats" hidden:""`
 }
 
 // benchFlags are the same for all scenarios.

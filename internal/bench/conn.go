@@ -11,21 +11,22 @@ import (
 
 // conn is one connection's protocol state. Only its loop touches it.
 type conn struct {
-	loop  loop
-	agent agent
-	state connState
-	rest  []byte // bytes of a frame that has not come whole
-	parts []byte // payload of a fragmented message so far
-	out   []byte // what the socket did not take yet
-	sock  any    // the loop's
-	fd    int    // the epoll loop's
-	index int    // place among its kind
-	began int64  // when it was dialed, unix nanoseconds
-	topic string // subscribed at the start; "" for none
-	place int    // the topic's index
-	next  int64  // the number expected next on the topic
-	pair  *pair  // of a publishing client of [Publish]
-	err   error
+	loop     loop
+	agent    agent
+	state    connState
+	rest     []byte    // bytes of a frame that has not come whole
+	parts    []byte    // payload of a fragmented message so far
+	out      []byte    // what the socket did not take yet
+	sock     any       // the loop's
+	fd       int       // the epoll loop's
+	index    int       // place among its kind
+	began    int64     // when it was dialed, unix nanoseconds
+	topic    string    // subscribed at the start; "" for none
+	place    int       // the topic's index
+	next     int64     // the number expected next on the topic
+	pair     *pair     // of a publishing client of [Publish]
+	followed *followed // of a client of a replayed topic
+	err      error
 }
 
 type connState uint8

@@ -30,7 +30,7 @@ func (o Connect) Run(ctx context.Context, target Target) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	o2, err := e.open(ctx, ownTopics(o.Connections), func(*conn, int) agent { return leaving{} })
+	o2, err := e.open(ctx, ownTopics("bench.", o.Connections), func(*conn, int) agent { return leaving{} })
 	if err != nil {
 		return nil, err
 	}
@@ -47,12 +47,12 @@ func (o Connect) Run(ctx context.Context, target Target) (*Report, error) {
 	return r, nil
 }
 
-// ownTopics makes connections with a topic each.
-func ownTopics(n int) []*conn {
+// ownTopics makes connections with a topic each, whose names begin so.
+func ownTopics(prefix string, n int) []*conn {
 	run := time.Now().UnixNano()
 	conns := make([]*conn, n)
 	for i := range conns {
-		conns[i] = &conn{index: i, topic: fmt.Sprintf("bench.%x.%d", run, i), next: firstNumber}
+		conns[i] = &conn{index: i, topic: fmt.Sprintf("%s%x.%d", prefix, run, i), next: firstNumber}
 	}
 	return conns
 }

@@ -259,7 +259,12 @@ func (g *greeter) upgraded(c *conn) {
 	}
 	b := d.Hello(d.Join(nil, 0, n), helloID, g.target.Token)
 	if n == 2 {
-		b = d.Subscribe(d.Join(b, 1, n), subscribeID, c.topic)
+		b = d.Join(b, 1, n)
+		if c.followed != nil && c.followed.at.Seq > 0 {
+			b = appendResume(b, subscribeID, c.topic, c.followed.at)
+		} else {
+			b = d.Subscribe(b, subscribeID, c.topic)
+		}
 	}
 	g.loop.send(c, appendFrame(nil, opText, d.Join(b, n, n)))
 }
@@ -280,9 +285,14 @@ func (g *greeter) text(c *conn, frame []byte, now int64) {
 			g.active--
 		}
 	})
-	if c.state == stateOpen {
-		g.more()
+	if c.state != stateOpen {
+		return
 	}
+	if f := c.followed; f != nil && c.topic != "" { // messages may have come with the answer
+		f.asked = f.at.Seq > 0
+		c.agent.text(c, frame, now)
+	}
+	g.more()
 }
 
 func (g *greeter) closed(c *conn, err error) {

@@ -34,7 +34,7 @@ func (o Idle) Run(ctx context.Context, target Target) (*Report, error) {
 		return nil, errors.New("the server's memory is unknown: give --pid or --admin")
 	}
 	quiet := &listeners{pong: e.target.Dialect.Pong}
-	if _, err := e.open(ctx, ownTopics(o.Connections), func(*conn, int) agent { return quiet }); err != nil {
+	if _, err := e.open(ctx, ownTopics("bench.", o.Connections), func(*conn, int) agent { return quiet }); err != nil {
 		return nil, err
 	}
 	from, err := e.sample(ctx, srv, false)

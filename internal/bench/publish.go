@@ -15,6 +15,9 @@ type Publish struct {
 	Outstanding int           // unacknowledged publishes of each pair; default 1
 	Duration    time.Duration // measured; default 10 s
 	Warmup      time.Duration // before it; default 2 s
+
+	prefix string     // of the topics; default "bench."
+	acks   *Histogram // also gets the round trips; nil: nobody wants them
 }
 
 // pairs is the agent of one loop's publishing clients.
@@ -97,24 +100,39 @@ type pairRun struct {
 
 // Run opens the pairs and keeps [Publish.Outstanding] publishes of each under way.
 func (o Publish) Run(ctx context.Context, target Target) (*Report, error) {
+	r, _, err := o.run(ctx, target)
+	return r, err
+}
+
+// run also returns how many messages were published in all.
+func (o Publish) run(ctx context.Context, target Target) (rep *Report, sent int64, err error) {
 	def(&o.Pairs, 100)
 	def(&o.Size, 128)
 	def(&o.Outstanding, 1)
 	def(&o.Duration, 10*time.Second)
 	def(&o.Warmup, 2*time.Second)
+	if o.prefix == "" {
+		o.prefix = "bench."
+	}
 	if o.Pairs < 1 || o.Outstanding < 1 || o.Outstanding > joinFrames || o.Size < MinPayload {
-		return nil, fmt.Errorf("pairs: at least 1; outstanding: 1 to %d; size: at least %d", joinFrames, MinPayload)
+		return nil, 0, fmt.Errorf("pairs: at least 1; outstanding: 1 to %d; size: at least %d", joinFrames, MinPayload)
 	}
 	e, err := start(target)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer e.close(ctx)
 	r := &pairRun{Publish: o, e: e}
 	if err := r.open(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return r.run(ctx)
+	if rep, err = r.run(ctx); err != nil {
+		return nil, 0, err
+	}
+	for _, a := range r.agents {
+		sent += a.sent // nobody publishes any more
+	}
+	return rep, sent, nil
 }
 
 func (r *pairRun) open(ctx context.Context) error {
@@ -126,7 +144,7 @@ func (r *pairRun) open(ctx context.Context) error {
 		r.agents = append(r.agents, &pairs{o: &r.Publish, d: r.e.target.Dialect, payload: payload, on: true})
 		r.receivers = append(r.receivers, &receiver{size: r.Size, pong: r.e.target.Dialect.Pong})
 	}
-	subs := ownTopics(r.Pairs)
+	subs := ownTopics(r.prefix, r.Pairs)
 	if _, err := r.e.open(ctx, subs, func(_ *conn, loop int) agent { return r.receivers[loop] }); err != nil {
 		return err
 	}
@@ -187,6 +205,9 @@ func (r *pairRun) run(ctx context.Context) (*Report, error) {
 	}
 	measured.lost, measured.repeated, measured.damaged = max(all.lost, missing), all.repeated, all.damaged
 	measured.errors, measured.closed, measured.failure = all.errors, all.closed, all.failure
+	if r.acks != nil {
+		r.acks.Merge(&measured.ack)
+	}
 	rep := r.e.report("publish", from, to, measured, measured.acks)
 	rep.Parameters["pairs"], rep.Parameters["size"], rep.Parameters["outstanding"] = r.Pairs, r.Size, r.Outstanding
 	return rep, nil
