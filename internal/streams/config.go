@@ -32,7 +32,8 @@ const (
 	archiveFactor = 10
 	archiveAge    = time.Hour
 
-	metaRule = "fairlead.rule" // in a stream's metadata: the name of its rule
+	metaRule  = "fairlead.rule"  // in a stream's metadata: the name of its rule
+	metaGrown = "fairlead.grown" // and how much it kept before it kept more
 )
 
 // Kept returns how many messages of each topic the stream of a rule holds: one

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -48,17 +49,30 @@ type Drift struct {
 	Stream string
 	Rule   string
 	Err    error // the server's word
+	// Missing says that there is no such stream: another has its subjects.
+	Missing bool
 }
 
 func (e *Drift) Error() string {
+	if overlaps(e.Err) {
+		return fmt.Sprintf("stream %s can't become what rule %s says: another stream takes its subjects: %v; change that stream's subjects, or the rule's `match`", e.Stream, e.Rule, e.Err)
+	}
 	return fmt.Sprintf("stream %s can't become what rule %s says: %v; give the rule another `name` (a new stream, the old one stays), or delete the stream (its history is lost)", e.Stream, e.Rule, e.Err)
 }
 
 func (e *Drift) Unwrap() error { return e.Err }
 
+// codeOverlap is JetStream's word for subjects that another stream has.
+const codeOverlap = 10065
+
+func overlaps(err error) bool {
+	var api jetstream.JetStreamError
+	return errors.As(err, &api) && api.APIError() != nil && api.APIError().ErrorCode == codeOverlap
+}
+
 // Update makes the stream of a rule, or changes it to what the rule says, and
 // reports whether anything had to be done. A stream that can't be changed in
-// place is a *[Drift].
+// place, or whose subjects are another's, is a *[Drift].
 func (s Store) Update(ctx context.Context, rule *rules.Topic) (changed bool, err error) {
 	want, err := Config(rule, s.Namespace, s.Replicas)
 	if err != nil {
@@ -70,6 +84,9 @@ func (s Store) Update(ctx context.Context, rule *rules.Topic) (changed bool, err
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if _, err = s.JetStream.CreateStream(ctx, want); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return false, nil // made by another process meanwhile; the next look compares it
+		}
+		if overlaps(err) {
+			return false, &Drift{Stream: want.Name, Rule: rule.Name, Err: err, Missing: true}
 		}
 		return err == nil, s.wrap("make", want.Name, err)
 	}
@@ -84,7 +101,17 @@ func (s Store) Update(ctx context.Context, rule *rules.Topic) (changed bool, err
 		return false, &Drift{Stream: want.Name, Rule: rule.Name, Err: fmt.Errorf("its storage is %s, not %s", have.Storage, want.Storage)}
 	}
 	next := merged(have, want)
-	if _, err := s.JetStream.UpdateStream(ctx, next); err != nil {
+	grows, noted := want.MaxMsgsPerSubject > have.MaxMsgsPerSubject, stream.CachedInfo().State.LastSeq
+	if grows {
+		next.Metadata[metaGrown] = grown(have, noted)
+	}
+	updated, err := s.JetStream.UpdateStream(ctx, next)
+	if err == nil && grows && updated.CachedInfo().State.LastSeq > noted {
+		// Until it was done the old bound counted.
+		next.Metadata[metaGrown] = grown(have, updated.CachedInfo().State.LastSeq)
+		_, err = s.JetStream.UpdateStream(ctx, next)
+	}
+	if err != nil {
 		var api jetstream.JetStreamError
 		if errors.As(err, &api) && api.APIError() != nil {
 			return false, &Drift{Stream: want.Name, Rule: rule.Name, Err: err}
@@ -92,6 +119,25 @@ func (s Store) Update(ctx context.Context, rule *rules.Topic) (changed bool, err
 		return false, s.wrap("change", want.Name, err)
 	}
 	return true, nil
+}
+
+// grown is what a stream that begins to keep more of each topic notes of before.
+func grown(have jetstream.StreamConfig, last uint64) string {
+	kept := int(have.MaxMsgsPerSubject)
+	if _, before := Grown(have.Metadata); before > 0 {
+		kept = min(kept, before)
+	}
+	return strconv.FormatUint(last, 10) + " " + strconv.Itoa(kept)
+}
+
+// Grown returns, from a stream's metadata, how far it was when it last began to
+// keep more messages of each topic, and how many it kept at the least before
+// that; 0, 0 where it never did. A topic with fewer has lost none to that bound.
+func Grown(metadata map[string]string) (at int64, kept int) {
+	if _, err := fmt.Sscanf(metadata[metaGrown], "%d %d", &at, &kept); err != nil || at < 0 || kept < 1 {
+		return 0, 0
+	}
+	return at, kept
 }
 
 // Retire frees the subjects of streams whose rule is gone, so that other rules

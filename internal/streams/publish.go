@@ -64,7 +64,7 @@ func ParseAck(msg *nats.Msg) (ack Ack, retry bool, err error) {
 		return Ack{}, false, unavailable("an acknowledgement that can't be read", "unknown")
 	}
 	if reply.Error == nil {
-		if reply.Stream == "" || reply.Seq == 0 {
+		if reply.Stream == "" || reply.Seq <= 0 {
 			return Ack{}, false, unavailable("an acknowledgement that no stream sent", "unknown")
 		}
 		return reply.Ack, false, nil
@@ -75,11 +75,14 @@ func ParseAck(msg *nats.Msg) (ack Ack, retry bool, err error) {
 		return Ack{}, false, (&wire.Error{Code: wire.ResourceExhausted, Message: "larger than the topic's rule takes", RetryAfter: wire.Never}).With("outcome", "none")
 	case codeBatchDuplicate:
 		return Ack{}, false, wire.Errorf(wire.AlreadyExists, "a message of the batch was stored before under its key").With("outcome", "none")
-	case codeNoCluster, codeInsufficient, codeStoreFailed, codeDuplicatePending, codeBatchIncomplete, codeTooManyBatches:
+	case codeDuplicatePending:
+		// An earlier message of this id is on its way, and may yet be stored.
+		return Ack{}, true, unavailable(e.Description, "unknown")
+	case codeNoCluster, codeInsufficient, codeStoreFailed, codeBatchIncomplete, codeTooManyBatches:
 		return Ack{}, true, unavailable(e.Description, "none")
 	}
-	if e.Code == 503 {
-		return Ack{}, true, unavailable(e.Description, "none")
+	if e.Code >= 500 { // the server's trouble, not the message's; 503 passes soonest
+		return Ack{}, e.Code == 503, unavailable(e.Description, "none")
 	}
 	return Ack{}, false, wire.Errorf(wire.FailedPrecondition, "the stream refused the message: %s", e.Description).With("outcome", "none").With("jetstream", e.ErrCode)
 }
@@ -144,6 +147,9 @@ func LeaderGet(stream string) string { return "$JS.API.STREAM.MSG.GET." + stream
 
 // Elected is the subject on which a stream's new leader is announced.
 const Elected = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
+
+// Deleted is the subject on which it is announced that a stream was deleted.
+const Deleted = "$JS.EVENT.ADVISORY.STREAM.DELETED."
 
 // StreamOf returns the stream's name in an [Elected] advisory.
 func StreamOf(subject string) string { return strings.TrimPrefix(subject, Elected) }

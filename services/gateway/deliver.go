@@ -58,9 +58,9 @@ func (g *Service) deliverTopic(in *interest, msg *nats.Msg) {
 	g.metrics.messages.Add(1)
 	var n int
 	if meta.Exclude == "" {
-		n = in.each(func(c *connection) { c.out.Deliver(frame, source) })
+		n = in.eachOf(msg.Sub, func(c *connection) { c.out.Deliver(frame, source) })
 	} else {
-		n = in.each(func(c *connection) {
+		n = in.eachOf(msg.Sub, func(c *connection) {
 			if c.id != meta.Exclude {
 				c.out.Deliver(frame, source)
 			}

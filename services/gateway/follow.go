@@ -27,19 +27,7 @@ func (g *Service) follow(in *interest, rule *rules.Topic) {
 			return // a topic whose subject fits has one that fits here: it is shorter
 		}
 	}
-	again := in.sub.Load() != nil
-	in.mu.Lock()
-	if in.trail != nil {
-		in.trail.forget()
-		in.trail.finish()
-		in.trail = nil
-	}
-	if replays {
-		in.trail = newTrail(rule.Stream(g.cfg.Namespace), rule.Replay.Size, rule.Replay.TTL, &g.rings)
-	}
-	in.mu.Unlock()
-	in.replays.Store(replays)
-	old, err := g.fanout.listen(in, alias)
+	old, err := g.change(in, rule, alias)
 	if err != nil {
 		g.log.Warn("subscribe", "err", err)
 		return
@@ -47,7 +35,7 @@ func (g *Service) follow(in *interest, rule *rules.Topic) {
 	if replays {
 		g.mender.spawn(func(ctx context.Context) { g.start(ctx, in) })
 	}
-	if !again {
+	if old == nil {
 		return
 	}
 	g.mender.spawn(func(ctx context.Context) {
@@ -59,12 +47,48 @@ func (g *Service) follow(in *interest, rule *rules.Topic) {
 		if err := g.fanout.end(old); err != nil {
 			g.log.Warn("unsubscribe", "err", err)
 		}
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		for _, m := range in.members {
-			m.conn.out.Send(wire.AppendTruncated(nil, in.topic, 1))
-		}
 	})
+}
+
+// change subscribes an interest by alias, or by its own subject where that is
+// empty, and returns the subscription that was there before. What comes over
+// that one is dropped from here on, and what is published before the server has
+// the new one is lost: so members are told here, between the last message of
+// the old and the first of the new.
+func (g *Service) change(in *interest, rule *rules.Topic, alias string) (old *subscription, err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.trail != nil {
+		in.trail.forget()
+		in.trail.finish()
+		in.trail = nil
+	}
+	if alias != "" {
+		in.trail = newTrail(rule.Stream(g.cfg.Namespace), rule.Replay.Size, rule.Replay.TTL, &g.rings)
+	}
+	in.replays.Store(alias != "")
+	if old, err = g.fanout.listen(in, alias); err != nil || old == nil {
+		return old, err
+	}
+	for _, m := range in.members {
+		m.skip, m.ahead = nil, 0
+		m.conn.out.Send(wire.AppendTruncated(nil, in.topic, 1))
+	}
+	return old, nil
+}
+
+// eachOf is [interest.each] for a message that came over a subscription, unless
+// a change of rules has put another in its place.
+func (in *interest) eachOf(sub *subscription, fn func(*connection)) int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.kind == kindTopic && in.sub.Load() != sub {
+		return 0
+	}
+	for _, m := range in.members {
+		fn(m.conn)
+	}
+	return len(in.members)
 }
 
 // retain takes over what a changed rule retains.

@@ -12,23 +12,48 @@ import (
 const (
 	defaultHistory = 100
 	maxHistory     = 1000
-	// replayWait bounds a question to the replay service.
+	// replayWait bounds a question to the replay service, and replayTry how long
+	// one replica has for it while there may be another.
 	replayWait = 5 * time.Second
+	replayTry  = 1500 * time.Millisecond
+	// replayPatience is how long a question that nobody can answer yet is asked
+	// again: a replica that starts, or a stream that elects a leader.
+	replayPatience = time.Second
 )
 
 // since asks the replay service for messages.
 func (g *Service) since(ctx context.Context, req wire.ReplaySinceRequest) (*wire.ReplayPage, error) {
 	g.metrics.histories.Add(1)
+	return askReplay[wire.ReplaySinceRequest, *wire.ReplayPage](ctx, g, "since", req)
+}
+
+// askReplay asks the replay service. A question that nobody can answer yet is
+// asked again for a moment, and once more where no answer came in time: a
+// replica that dies takes the questions that it has with it, while another one
+// could have answered.
+func askReplay[Req, Rep any](ctx context.Context, g *Service, endpoint string, req Req) (Rep, error) {
 	ctx, cancel := context.WithTimeout(ctx, replayWait)
 	defer cancel()
-	return bus.Call[wire.ReplaySinceRequest, *wire.ReplayPage](ctx, g.reads, g.cfg.Namespace.Svc("replay", "since"), req)
+	subject := g.cfg.Namespace.Svc("replay", endpoint)
+	began := time.Now()
+	once, stop := context.WithTimeout(ctx, replayTry)
+	defer stop()
+	for wait := mendPause; ; wait *= 2 {
+		rep, err := bus.Call[Req, Rep](once, g.reads, subject, req)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return rep, err
+		case time.Since(began) >= replayTry/2 && once.Err() != nil:
+			return bus.Call[Req, Rep](ctx, g.reads, subject, req)
+		case wire.CodeOf(err) != wire.Unavailable || time.Since(began)+wait > replayPatience || !g.link.up() || sleep(once, wait) != nil:
+			return rep, err
+		}
+	}
 }
 
 // headPage is the page of who begins at the head: no message, and the position.
 func (g *Service) headPage(ctx context.Context, topic string) (*wire.ReplayPage, error) {
-	ctx, cancel := context.WithTimeout(ctx, replayWait)
-	defer cancel()
-	head, err := bus.Call[wire.ReplayTopic, wire.ReplayHead](ctx, g.reads, g.cfg.Namespace.Svc("replay", "head"), wire.ReplayTopic{Topic: topic})
+	head, err := askReplay[wire.ReplayTopic, wire.ReplayHead](ctx, g, "head", wire.ReplayTopic{Topic: topic})
 	if err != nil {
 		return nil, err
 	}
@@ -110,9 +135,7 @@ func (c *connection) gap(f *wire.Frame) *wire.Error {
 	}
 	req := wire.ReplayAfter{Topic: f.Topic, After: f.After, Ts: f.Ts}
 	return c.ask(f, func(ctx context.Context) ([]byte, error) {
-		ctx, cancel := context.WithTimeout(ctx, replayWait)
-		defer cancel()
-		gap, err := bus.Call[wire.ReplayAfter, wire.ReplayGap](ctx, c.g.reads, c.g.cfg.Namespace.Svc("replay", "gap"), req)
+		gap, err := askReplay[wire.ReplayAfter, wire.ReplayGap](ctx, c.g, "gap", req)
 		if err != nil {
 			return nil, err
 		}

@@ -13,8 +13,10 @@ const (
 	// mendAtOnce bounds how many topics are mended at a time.
 	mendAtOnce = 64
 	// mendPatience is how long a topic waits for its missing messages while
-	// nobody can read them; then it says that they are gone and goes on.
-	mendPatience = 3 * time.Second
+	// nobody can read them; then it says that they are gone and goes on. A
+	// cluster that lost the leader of a stream without a word elects another
+	// within 4 to 9 seconds, and nothing is gone then.
+	mendPatience = 12 * time.Second
 	mendPause    = 25 * time.Millisecond
 	// mendRounds bounds how often one mending reads again.
 	mendRounds = 1000
@@ -71,7 +73,7 @@ func (g *Service) mend(in *interest) {
 // mendTrail reads on from where the trail is until it has caught up with what
 // was held meanwhile.
 func (g *Service) mendTrail(ctx context.Context, in *interest) {
-	since := time.Now()
+	var failing time.Time // since when nobody can read
 	for range mendRounds {
 		in.mu.Lock()
 		t := in.trail
@@ -94,7 +96,10 @@ func (g *Service) mendTrail(ctx context.Context, in *interest) {
 			if ctx.Err() != nil {
 				return
 			}
-			if g.link.up() && (!known || time.Since(since) > mendPatience) {
+			if failing.IsZero() {
+				failing = time.Now() // the question itself may have taken long
+			}
+			if g.link.up() && (!known || refused(err) || time.Since(failing) > mendPatience) {
 				g.giveUp(in, t)
 				return
 			}
@@ -106,7 +111,7 @@ func (g *Service) mendTrail(ctx context.Context, in *interest) {
 		if g.mended(in, t, page, asked) {
 			return
 		}
-		since = time.Now()
+		failing = time.Time{}
 	}
 	in.mu.Lock()
 	t := in.trail
@@ -246,6 +251,10 @@ func (in *interest) close() {
 	}
 	in.tracks = nil
 }
+
+// refused reports whether an error says that asking again is of no use: the
+// next message is larger than an answer can be.
+func refused(err error) bool { return wire.AsError(err).RetryAfter == wire.Never }
 
 // sleep waits, or returns why not.
 func sleep(ctx context.Context, d time.Duration) error {

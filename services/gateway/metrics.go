@@ -20,6 +20,9 @@ type metrics struct {
 	ringHits, histories      atomic.Int64
 	replayed, unrecovered    atomic.Int64
 	stored, duplicates       atomic.Int64
+	ledgerLookups            atomic.Int64
+	ledgerHits               atomic.Int64
+	ledgerRefusals           atomic.Int64
 	lateReplies, badReplies  atomic.Int64
 
 	mu     sync.Mutex

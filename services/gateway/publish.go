@@ -34,7 +34,7 @@ type publication struct {
 // topic, when it is stored.
 func (c *connection) publish(f *wire.Frame) *wire.Error {
 	op, topic, id := f.Op.String(), f.Topic, f.ID
-	stored, err := c.publishOne(f.Topic, f.Event, f.Key, f.Data, f.NoEcho, func(ack streams.Ack, err *wire.Error) {
+	stored, err := c.publishOne(context.Background(), f.Topic, f.Event, f.Key, f.Data, f.NoEcho, func(ack streams.Ack, err *wire.Error) {
 		if err != nil {
 			c.fail(id, err.With("op", op).With("topic", topic))
 			return
@@ -59,7 +59,7 @@ func appendStored(dst []byte, ack streams.Ack) []byte {
 
 // publishOne publishes a message. Where it is to be stored it reports so, and
 // done is called once with the outcome; where it is not, or with an error, never.
-func (c *connection) publishOne(topic, event, key string, data []byte, noEcho bool, done func(streams.Ack, *wire.Error)) (stored bool, _ *wire.Error) {
+func (c *connection) publishOne(ctx context.Context, topic, event, key string, data []byte, noEcho bool, done func(streams.Ack, *wire.Error)) (stored bool, _ *wire.Error) {
 	if err := c.countPublishTopic(topic); err != nil {
 		return false, err
 	}
@@ -73,7 +73,7 @@ func (c *connection) publishOne(topic, event, key string, data []byte, noEcho bo
 	}
 	c.unsettled = true
 	if rule := c.g.rules.Current().Topic(topic); rule != nil && rule.Replay != nil {
-		return true, c.g.storePublication(context.Background(), &p, topic, key, rule.Replay, done)
+		return true, c.g.storePublication(ctx, &p, topic, key, rule.Replay, done)
 	}
 	return false, wire.AsErrorOrNil(c.g.publish(context.Background(), &p))
 }
@@ -90,28 +90,11 @@ func (g *Service) storePublication(ctx context.Context, p *publication, topic, k
 		g.put(msg, topic, false, done)
 		return nil
 	}
-	salt := 0
-	var again func(streams.Ack, *wire.Error)
-	again = func(ack streams.Ack, err *wire.Error) {
-		if err != nil || !ack.Duplicate || salt == maxSalt {
-			done(ack, err)
-			return
-		}
-		// An id can be written by anyone who may publish on the bus: only the
-		// message under it says whose it is.
-		g.mender.spawn(func(ctx context.Context) {
-			if g.own(ctx, ack, msg) {
-				done(ack, nil)
-				return
-			}
-			salt++
-			msg.Header[wire.HeaderMsgID] = []string{streams.MessageID(topic, p.user, key, salt)}
-			g.put(msg, topic, true, again)
-		})
+	k := &keyed{g: g, msg: msg, topic: topic, user: p.user, key: key, done: done}
+	if rule := g.rules.Current().Topic(topic); rule != nil && rule.Replay != nil {
+		k.ledger, k.keys = g.ledger(rule), rule.Replay.DedupeKeys
 	}
-	msg.Header[wire.HeaderMsgID] = []string{streams.MessageID(topic, p.user, key, 0)}
-	g.put(msg, topic, true, again)
-	return nil
+	return k.store(ctx)
 }
 
 // maxSalt bounds how often a taken id is salted.
@@ -130,8 +113,7 @@ func (g *Service) own(ctx context.Context, ack streams.Ack, msg *nats.Msg) bool 
 	if _, _, ok := streams.Stored(reply.Header); !ok {
 		return true
 	}
-	return wire.HeaderValue(reply.Header, "Nats-Subject") == msg.Subject &&
-		wire.HeaderValue(reply.Header, wire.HeaderUser) == wire.HeaderValue(msg.Header, wire.HeaderUser)
+	return sameSender(reply.Header, msg)
 }
 
 // countPublishTopic bounds to how many topics one connection publishes.
@@ -156,6 +138,8 @@ func (c *connection) batch(f *wire.Frame) *wire.Error {
 	if f.Atomic {
 		return c.batchAtomic(f)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupsWait)
+	defer cancel()
 	b := &results{c: c, id: f.ID, parts: make([][]byte, len(f.Messages)), left: len(f.Messages) + 1}
 	for i, m := range f.Messages {
 		refuse := func(err *wire.Error) {
@@ -166,7 +150,7 @@ func (c *connection) batch(f *wire.Frame) *wire.Error {
 			refuse(err)
 			continue
 		}
-		stored, err := c.publishOne(m.Topic, m.Event, m.Key, m.Data, false, func(ack streams.Ack, err *wire.Error) {
+		stored, err := c.publishOne(ctx, m.Topic, m.Event, m.Key, m.Data, false, func(ack streams.Ack, err *wire.Error) {
 			if err != nil {
 				refuse(err)
 				return
@@ -262,7 +246,7 @@ func (c *connection) batchAtomic(f *wire.Frame) *wire.Error {
 	return c.ask(f, func(ctx context.Context) ([]byte, error) {
 		ctx, cancel := context.WithTimeout(ctx, ackWait)
 		defer cancel()
-		ack, err := g.commit(ctx, msgs)
+		found, ack, err := g.commitOnce(ctx, msgs, g.remember(rule, msgs))
 		if err != nil {
 			return nil, err
 		}
@@ -271,14 +255,19 @@ func (c *connection) batchAtomic(f *wire.Frame) *wire.Error {
 			if i > 0 {
 				out = append(out, ',')
 			}
-			out = append(appendStored(append(out, '{'), streams.Ack{Seq: ack.Seq - int64(len(msgs)-1-i)}), '}')
+			at := streams.Ack{Seq: ack.Seq - int64(len(msgs)-1-i)}
+			if found != nil {
+				at = streams.Ack{Seq: found[i].Seq, Duplicate: true}
+			}
+			out = append(appendStored(append(out, '{'), at), '}')
 		}
 		return append(out, ']', '}'), nil
 	})
 }
 
-// commit stores messages as one atomic batch and returns where the last is.
-func (g *Service) commit(ctx context.Context, msgs []*nats.Msg) (streams.Ack, error) {
+// commit stores messages as one atomic batch and returns where the last is. With
+// again it is sent again after silence: it can't be stored twice.
+func (g *Service) commit(ctx context.Context, msgs []*nats.Msg, again bool) (streams.Ack, error) {
 	select {
 	case g.batches <- struct{}{}:
 		defer func() { <-g.batches }()
@@ -286,17 +275,26 @@ func (g *Service) commit(ctx context.Context, msgs []*nats.Msg) (streams.Ack, er
 		return streams.Ack{}, wire.Errorf(wire.ResourceExhausted, "too many atomic batches at once").With("outcome", "none")
 	}
 	last := msgs[len(msgs)-1]
+	outcome := "none"
 	for {
 		streams.Batch(nuid.Next(), msgs)
 		for _, msg := range msgs[:len(msgs)-1] {
 			if err := g.send(msg); err != nil {
-				return streams.Ack{}, err
+				return streams.Ack{}, wire.AsError(err).With("outcome", outcome)
 			}
 		}
-		reply, err := g.requests.RequestMsgWithContext(ctx, last)
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if again {
+			try, cancel = context.WithTimeout(ctx, ackTry)
+		}
+		reply, err := g.requests.RequestMsgWithContext(try, last)
+		cancel()
 		switch {
 		case errors.Is(err, nats.ErrNoResponders):
-			return streams.Ack{}, wire.Errorf(wire.Unavailable, "no stream takes the topics").With("outcome", "none")
+			return streams.Ack{}, wire.Errorf(wire.Unavailable, "no stream takes the topics").With("outcome", outcome)
+		case err != nil && again && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			outcome = "unknown"
+			continue
 		case err != nil:
 			return streams.Ack{}, wire.Errorf(wire.DeadlineExceeded, "JetStream did not acknowledge in time").With("outcome", "unknown")
 		}
@@ -306,6 +304,9 @@ func (g *Service) commit(ctx context.Context, msgs []*nats.Msg) (streams.Ack, er
 			return ack, nil
 		}
 		if !retry || sleep(ctx, ackTick) != nil {
+			if outcome == "unknown" {
+				err = wire.AsError(err).With("outcome", outcome)
+			}
 			return streams.Ack{}, err
 		}
 	}

@@ -130,7 +130,7 @@ func (g *Service) compareSome(ctx context.Context, some []*interest) {
 	}
 }
 
-// watchStreams hears of new leaders, and of streams that were cleared.
+// watchStreams hears of new leaders, and of streams that were deleted or cleared.
 func (g *Service) watchStreams() error {
 	if _, err := g.requests.Subscribe(streams.Elected+">", func(msg *nats.Msg) {
 		name := streams.StreamOf(msg.Subject)
@@ -140,6 +140,14 @@ func (g *Service) watchStreams() error {
 				g.checkAll(name, 2*time.Second)
 			}
 		})
+	}); err != nil {
+		return err
+	}
+	if _, err := g.requests.Subscribe(streams.Deleted+">", func(*nats.Msg) {
+		select {
+		case g.lost <- struct{}{}:
+		default: // it will be looked for
+		}
 	}); err != nil {
 		return err
 	}

@@ -268,6 +268,9 @@ func (u *catchUp) run(ctx context.Context) {
 			if len(page.Messages) == 0 && sleep(ctx, catchPause) != nil {
 				return
 			}
+		case refused(err):
+			u.abandon()
+			return
 		case failing.IsZero():
 			failing = time.Now()
 			fallthrough
@@ -296,6 +299,9 @@ func (u *catchUp) take(page *wire.ReplayPage) {
 		u.at = page.Base
 	}
 	u.todo, u.more = page.Messages, page.More
+	if len(page.Messages) == 0 && !page.More && !page.Truncated && page.At.Seq > u.at.Seq {
+		u.at = page.At // nothing came in between: the topic has no message that could move it
+	}
 	if t := in.trail; t != nil && t.known && !t.mending && page.Head.Seq < t.at.Seq {
 		// The log ends before the gateway's own position: it is another one.
 		t.mending = true

@@ -71,9 +71,11 @@ type Service struct {
 	rings   ringBudget
 	acks    *acks
 	batches chan struct{} // one element per open atomic batch
+	ledgers ledgers
 	streams streams.Store
 	// readStreams is JetStream on the connection for reads.
 	readStreams jetstream.JetStream
+	lost        chan struct{} // has an element when a stream was deleted
 
 	live           *nats.Conn // what it listens to
 	requests       *nats.Conn // what it publishes and asks
@@ -104,6 +106,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		guard:       bus.Guard{Prefixes: deps.NATS.ReplyPrefixes},
 		connections: newConnections(),
 		calls:       newCalls(),
+		lost:        make(chan struct{}, 1),
 		acks:        newAcks(),
 		batches:     make(chan struct{}, batchesAtOnce),
 		tracer:      deps.Trace,

@@ -32,19 +32,24 @@ type acks struct {
 	mu      sync.Mutex
 	next    uint64
 	pending map[string]*storing
-	queue   []*storing // by the time of their next look
+	queue   []looking // by the time of the look
+}
+
+// looking is when a publish is looked at, if it waits under the same token still.
+type looking struct {
+	at    time.Time
+	token string
+	s     *storing
 }
 
 // storing is a publish that waits to be stored. Once taken it belongs to who
 // took it.
 type storing struct {
-	token  string
 	msg    *nats.Msg
 	topic  string
 	keyed  bool
 	tries  int
 	until  time.Time
-	look   time.Time
 	unsure bool // a try may have been stored
 	done   func(streams.Ack, *wire.Error)
 }
@@ -58,18 +63,19 @@ func (a *acks) subscribe(nc *nats.Conn) error {
 	return err
 }
 
-// add registers a publish, or returns false where too many wait.
-func (a *acks) add(s *storing) bool {
+// add registers a publish, to be looked at then, or returns false where too many
+// wait. From here on it belongs to who takes it by the token.
+func (a *acks) add(s *storing, look time.Time) (token string, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.pending) >= acksMost {
-		return false
+		return "", false
 	}
 	a.next++
-	s.token = strconv.FormatUint(a.next, 36)
-	a.pending[s.token] = s
-	a.queue = append(a.queue, s)
-	return true
+	token = strconv.FormatUint(a.next, 36)
+	a.pending[token] = s
+	a.queue = append(a.queue, looking{look, token, s})
+	return token, true
 }
 
 // take ends the wait of a publish; nil where nobody waits any more.
@@ -85,19 +91,20 @@ func (a *acks) take(token string) *storing {
 func (a *acks) due(now time.Time) (all []*storing) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for len(a.queue) > 0 && !a.queue[0].look.After(now) {
-		s := a.queue[0]
-		a.queue[0] = nil
+	for len(a.queue) > 0 && !a.queue[0].at.After(now) {
+		l := a.queue[0]
+		a.queue[0] = looking{}
 		a.queue = a.queue[1:]
-		if a.pending[s.token] != s {
-			continue
+		s := l.s
+		if a.pending[l.token] != s {
+			continue // it was answered
 		}
 		if !s.keyed && now.Before(s.until) {
-			s.look = now.Add(ackTry)
-			a.queue = append(a.queue, s)
+			l.at = now.Add(ackTry)
+			a.queue = append(a.queue, l)
 			continue
 		}
-		delete(a.pending, s.token)
+		delete(a.pending, l.token)
 		all = append(all, s)
 	}
 	return all
@@ -139,16 +146,17 @@ func (g *Service) put(msg *nats.Msg, topic string, keyed bool, done func(streams
 }
 
 func (g *Service) try(s *storing, now time.Time) {
-	s.look = now.Add(ackTry) // the same for all: the queue is in this order
-	if !g.acks.add(s) {
-		s.done(streams.Ack{}, wire.Errorf(wire.ResourceExhausted, "too many publishes wait for JetStream").With("outcome", s.outcome()))
+	s.tries++
+	outcome, msg := s.outcome(), *s.msg         // a connection that is stuck may hold the try before still
+	token, ok := g.acks.add(s, now.Add(ackTry)) // as far ahead for all: the queue is in this order
+	if !ok {
+		s.done(streams.Ack{}, wire.Errorf(wire.ResourceExhausted, "too many publishes wait for JetStream").With("outcome", outcome))
 		return
 	}
-	s.tries++
-	s.msg.Reply = g.acks.prefix + s.token
-	if err := g.send(s.msg); err != nil {
-		if g.acks.take(s.token) != nil {
-			s.done(streams.Ack{}, wire.AsError(err).With("outcome", s.outcome()))
+	msg.Reply = g.acks.prefix + token
+	if err := g.send(&msg); err != nil {
+		if g.acks.take(token) != nil {
+			s.done(streams.Ack{}, wire.AsError(err).With("outcome", outcome))
 		}
 	}
 }
@@ -177,15 +185,16 @@ func (g *Service) acknowledged(s *storing, msg *nats.Msg) {
 	now := time.Now()
 	if retry && now.Add(ackTick).Before(s.until) {
 		// Nothing was stored: it is sent again a moment later.
-		g.mender.spawn(func(ctx context.Context) {
+		if g.mender.spawn(func(ctx context.Context) {
 			g.ensure(ctx, s.topic)
 			if sleep(ctx, ackTick) == nil {
 				g.try(s, time.Now())
 				return
 			}
 			s.done(streams.Ack{}, wire.AsError(err).With("outcome", s.outcome()))
-		})
-		return
+		}) {
+			return
+		}
 	}
 	e := wire.AsError(err)
 	if s.unsure {
@@ -229,11 +238,15 @@ func (g *Service) ensure(ctx context.Context, topic string) {
 	}
 }
 
-// keepStreams makes the streams of the rules that are missing, at the start and
-// whenever the rules change. Changing one is the replay service's.
+// keepStreams makes the streams of the rules that are missing, at the start,
+// whenever the rules change, and when one was deleted. Changing one is the replay service's.
 func (g *Service) keepStreams(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := g.rules.Changed()
+		select {
+		case <-g.lost: // all of them are looked for
+		default:
+		}
 		select {
 		case <-g.rules.Loaded():
 		case <-ctx.Done():
@@ -246,6 +259,7 @@ func (g *Service) keepStreams(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-g.lost:
 		case <-wait:
 		}
 	}

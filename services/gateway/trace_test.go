@@ -151,7 +151,8 @@ func TestEveryCallSpanEnds(t *testing.T) {
 	q := r.dial()
 	q.hello("")
 	server.Shutdown()
-	q.system("degraded")
+	q.system("degraded") // which the first lost connection says
+	eventually(t, "the connection for requests is lost", func() bool { return !r.g.requests.IsConnected() })
 	q.send(`{"op":"call","id":2,"method":"slow"}`)
 	q.expectError(2, "UNAVAILABLE")
 	eventually(t, "the span of a call that was not sent has ended", func() bool { return len(recorder.Ended()) == 4 })

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
+	"github.com/fairlead-io/fairlead/internal/ledger"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -18,7 +19,21 @@ func (s *stream) Append(ctx context.Context, e Entry) (wire.ReplayStored, error)
 	if err != nil {
 		return wire.ReplayStored{}, wire.AsError(err).With("outcome", "none")
 	}
-	return s.store(ctx, msg, e.ID != "")
+	if e.ID == "" || s.fill == nil {
+		return s.store(ctx, msg, e.ID != "")
+	}
+	found, err := s.fill.ledger.Check(ctx, e.ID, s.fill.keys())
+	if err != nil {
+		return wire.ReplayStored{}, err
+	}
+	if found != nil {
+		return wire.ReplayStored{Seq: found.Seq, Duplicate: true}, nil
+	}
+	at, err := s.store(ctx, msg, true)
+	if err == nil && !at.Duplicate {
+		_ = s.fill.ledger.Note(e.ID, at.Seq) // the filler notes it too
+	}
+	return at, err
 }
 
 func (s *stream) entry(e Entry) (*nats.Msg, error) {
@@ -107,47 +122,102 @@ func (s *stream) AppendAll(ctx context.Context, entries []Entry) ([]wire.ReplayS
 	if len(entries) == 0 {
 		return nil, nil
 	}
+	ids, keyed := make([]string, len(entries)), 0
+	for i, e := range entries {
+		if ids[i] = e.ID; e.ID != "" {
+			keyed++
+		}
+	}
+	remembered := keyed > 0 && s.fill != nil
+	if remembered {
+		found, err := s.fill.ledger.CheckAll(ctx, ids, s.fill.keys())
+		if err != nil || found != nil {
+			return duplicates(found), err
+		}
+	}
 	select {
 	case s.batches <- struct{}{}:
 		defer func() { <-s.batches }()
 	case <-ctx.Done():
 		return nil, wire.Errorf(wire.DeadlineExceeded, "too many atomic batches at once").With("outcome", "none")
 	}
+	// A batch of which every message has a key can be sent again after silence:
+	// that it was stored then comes as a refusal, and the ledger says where.
+	resolves := remembered && keyed == len(ids)
+	last, err := s.commit(ctx, entries, resolves)
+	if err != nil {
+		if !resolves || wire.CodeOf(err) != wire.AlreadyExists {
+			return nil, err
+		}
+		found, resolveErr := s.fill.ledger.Resolve(ctx, ids)
+		if resolveErr != nil {
+			return nil, wire.AsError(resolveErr).With("outcome", wire.AsError(err).Details["outcome"])
+		}
+		return duplicates(found), nil
+	}
+	if remembered {
+		_ = s.fill.ledger.NoteAll(ids, last) // the filler notes them too
+	}
+	out := make([]wire.ReplayStored, len(entries))
+	for i := range out {
+		out[i].Seq = last - int64(len(out)-1-i)
+	}
+	return out, nil
+}
+
+func duplicates(found []*ledger.Found) []wire.ReplayStored {
+	out := make([]wire.ReplayStored, len(found))
+	for i, f := range found {
+		out[i] = wire.ReplayStored{Seq: f.Seq, Duplicate: true}
+	}
+	return out
+}
+
+// commit stores entries as one atomic batch and returns where the last is.
+func (s *stream) commit(ctx context.Context, entries []Entry, again bool) (int64, error) {
+	outcome := "none"
 	for {
 		msgs := make([]*nats.Msg, len(entries))
 		for i, e := range entries {
 			var err error
 			if msgs[i], err = s.entry(e); err != nil {
-				return nil, err
+				return 0, err
 			}
 		}
 		streams.Batch(nuid.Next(), msgs)
 		last := len(msgs) - 1
 		for _, msg := range msgs[:last] {
 			if err := s.publish.PublishMsg(msg); err != nil {
-				return nil, wire.AsError(away(err)).With("outcome", "none")
+				return 0, wire.AsError(away(err)).With("outcome", outcome)
 			}
 		}
-		reply, err := s.publish.RequestMsgWithContext(ctx, msgs[last])
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if again {
+			try, cancel = context.WithTimeout(ctx, ackTry)
+		}
+		reply, err := s.publish.RequestMsgWithContext(try, msgs[last])
+		cancel()
 		var ack streams.Ack
 		retry := false
 		switch {
 		case errors.Is(err, nats.ErrNoResponders):
-			return nil, wire.Errorf(wire.Unavailable, "no stream takes the topics").With("outcome", "none")
+			return 0, wire.Errorf(wire.Unavailable, "no stream takes the topics").With("outcome", outcome)
+		case err != nil && again && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			outcome = "unknown"
+			continue
 		case err != nil:
-			return nil, wire.Errorf(wire.DeadlineExceeded, "JetStream did not acknowledge in time").With("outcome", "unknown")
+			return 0, wire.Errorf(wire.DeadlineExceeded, "JetStream did not acknowledge in time").With("outcome", "unknown")
 		default:
 			ack, retry, err = streams.ParseAck(reply)
 		}
 		if err == nil {
-			out := make([]wire.ReplayStored, len(entries))
-			for i := range out {
-				out[i].Seq = ack.Seq - int64(last-i)
-			}
-			return out, nil
+			return ack.Seq, nil
 		}
 		if !retry || pause(ctx, retryPause) != nil {
-			return nil, err
+			if outcome == "unknown" {
+				err = wire.AsError(err).With("outcome", outcome)
+			}
+			return 0, err
 		}
 	}
 }
