@@ -8,28 +8,34 @@ import (
 	"testing"
 )
 
-// The gateway's metrics are those of the table, no more and no fewer.
+// The metrics of each service are those of its table, no more and no fewer.
 func TestOperationsListsTheMetrics(t *testing.T) {
-	source := read(t, "../services/gateway/observe.go")
-	made := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?:gauge|counter)\("([a-z_]+)"|"fairlead_gateway_([a-z_]+)"`).FindAllStringSubmatch(source, -1) {
-		made[m[1]+m[2]] = true
-	}
-	listed := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `fairlead_gateway_([a-z_]+)").FindAllStringSubmatch(read(t, "operations.md"), -1) {
-		listed[m[1]] = true
-	}
-	if len(made) == 0 {
-		t.Fatal("no metrics found in observe.go")
-	}
-	for name := range made {
-		if !listed[name] {
-			t.Errorf("operations.md lacks fairlead_gateway_%s", name)
+	page := read(t, "operations.md")
+	for _, service := range []string{"gateway", "replay"} {
+		prefix := "fairlead_" + service + "_"
+		source := read(t, "../services/"+service+"/observe.go")
+		made := map[string]bool{}
+		for _, m := range regexp.MustCompile(`(?:gauge|counter)\("([a-z_]+)"|"`+prefix+`([a-z_]+)"`).FindAllStringSubmatch(source, -1) {
+			if name := m[1] + m[2]; name != "" && !strings.HasSuffix(name, "_") {
+				made[name] = true
+			}
 		}
-	}
-	for name := range listed {
-		if !made[name] {
-			t.Errorf("operations.md lists fairlead_gateway_%s, which does not exist", name)
+		listed := map[string]bool{}
+		for _, m := range regexp.MustCompile("(?m)^\\| `"+prefix+"([a-z_]+)").FindAllStringSubmatch(page, -1) {
+			listed[m[1]] = true
+		}
+		if len(made) == 0 {
+			t.Fatalf("no metrics found in observe.go of the %s", service)
+		}
+		for name := range made {
+			if !listed[name] {
+				t.Errorf("operations.md lacks %s%s", prefix, name)
+			}
+		}
+		for name := range listed {
+			if !made[name] {
+				t.Errorf("operations.md lists %s%s, which does not exist", prefix, name)
+			}
 		}
 	}
 }

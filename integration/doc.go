@@ -3,9 +3,9 @@
 // NATS and its exit codes. There is one file per promise, and the tests in it
 // are named as what is promised.
 //
-//	go test ./integration                                  # needs nothing but Go
+//	go test ./integration                                  # needs Go, and Postgres for the archive
 //	go test -race ./integration                            # the binary is built with the race detector too
-//	go test -tags browser -run Browser ./integration       # needs Chromium
+//	go test -tags browser -run Browser ./integration       # needs Chromium and Node
 //
 // With FAIRLEAD_URL (one or more WebSocket addresses of gateways, by comma) and
 // FAIRLEAD_NATS_URL set, the tests that can run against a stack that is already

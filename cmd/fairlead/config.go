@@ -32,8 +32,10 @@ type config struct {
 	Demo       bool           `env:"DEMO, default=false" help:"serve the demo page at /demo; on in dev, which also hands out tokens for it"`
 	LogLevel   string         `env:"LOG_LEVEL, default=info" help:"debug, info, warn or error"`
 	LogFormat  string         `env:"LOG_FORMAT" help:"text or json; text on a terminal, else json"`
-	Gateway    gateway.Config
-	Replay     replay.Config
+	// Postgres is asked for nothing unless a rule needs it.
+	Postgres string `env:"POSTGRES_URL" help:"where rules with archive keep their copy: postgres://user:password@host/database" secret:"true"`
+	Gateway  gateway.Config
+	Replay   replay.Config
 }
 
 type natsConfig struct {
@@ -54,7 +56,7 @@ func (c natsConfig) bus() bus.Config {
 // reserved are variables of services that do not exist yet: no typo, and not
 // read by anything.
 var reserved = []string{
-	"GATEWAY_LEASE", "POSTGRES_URL", "CONSOLE", "ADMISSION_UPGRADES", "ADMISSION_UPGRADES_PER_SECOND",
+	"GATEWAY_LEASE", "CONSOLE", "ADMISSION_UPGRADES", "ADMISSION_UPGRADES_PER_SECOND",
 }
 
 // clientVariables are read by the tools, not by a service.
@@ -153,7 +155,7 @@ func loadConfig(ctx context.Context, lookup func(string) (string, bool), default
 		return nil, err
 	}
 	c.Gateway.Namespace, c.Gateway.Replicas = c.Namespace, c.NATS.Replicas
-	c.Replay.Namespace, c.Replay.Replicas = c.Namespace, c.NATS.Replicas
+	c.Replay.Namespace, c.Replay.Replicas, c.Replay.PostgresURL = c.Namespace, c.NATS.Replicas, c.Postgres
 	if c.NATS.Replicas < 1 || c.NATS.Replicas > 5 {
 		errs = append(errs, fmt.Errorf("%sNATS_REPLICAS=%d: from 1 to 5", envPrefix, c.NATS.Replicas))
 	}

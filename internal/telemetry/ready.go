@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -21,8 +22,9 @@ type Checks struct {
 }
 
 // Add registers a check, or replaces the one of that name. ready returns nil
-// when the part is ready, else why not, in words that may be public: the
-// gateway shows them on its public address.
+// when the part is ready, a [Degraded] when it is and something is wrong all the
+// same, else why not, in words that may be public: the gateway shows them on its
+// public address.
 func (c *Checks) Add(name string, ready func(context.Context) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -35,11 +37,18 @@ func (c *Checks) Add(name string, ready func(context.Context) error) {
 	c.ready[name] = ready
 }
 
+// Degraded is what a check returns that is ready though something is not as it
+// should be: the part keeps its traffic, and says what is wrong.
+type Degraded string
+
+func (d Degraded) Error() string { return string(d) }
+
 // CheckState is what one check said.
 type CheckState struct {
-	Name  string `json:"name"`
-	Ready bool   `json:"ready"`
-	// Reason says why it is not ready.
+	Name     string `json:"name"`
+	Ready    bool   `json:"ready"`
+	Degraded bool   `json:"degraded,omitempty"`
+	// Reason says why it is not ready, or degraded.
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -58,7 +67,9 @@ func (c *Checks) Run(ctx context.Context) (states []CheckState, ready bool) {
 		asking.Go(func() {
 			states[i] = CheckState{Name: name, Ready: true}
 			if err := ask(ctx); err != nil {
-				states[i] = CheckState{Name: name, Reason: err.Error()}
+				var degraded Degraded
+				ready := errors.As(err, &degraded)
+				states[i] = CheckState{Name: name, Ready: ready, Degraded: ready, Reason: err.Error()}
 			}
 		})
 	}

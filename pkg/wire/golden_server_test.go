@@ -14,6 +14,7 @@ type goldenServerFrame struct {
 
 func goldenServer() []goldenServerFrame {
 	all := append(goldenReplies(), goldenMessages()...)
+	all = append(all, goldenSubscribed()...)
 	all = append(all, goldenControls()...)
 	return append(all, goldenErrors()...)
 }
@@ -53,6 +54,33 @@ func goldenReplies() []goldenServerFrame {
 		{"server-progress-text", AppendProgress(nil, 8, []byte("half way")), ServerFrame{Kind: KindReply, ID: 8, Progress: json.RawMessage(`"half way"`)}},
 		{"server-progress-base64", AppendProgress(nil, 8, []byte{0, 0xff, 0x80}), ServerFrame{Kind: KindReply, ID: 8, Progress: json.RawMessage(`"AP+A"`)}},
 	}
+}
+
+// goldenSubscribed are the answers to a subscribe of a topic that is kept.
+func goldenSubscribed() (all []goldenServerFrame) {
+	at := Position{Seq: 46, Ts: 1760000000000}
+	empty := Position{Seq: 46, Ts: -1760000000000}
+	for _, s := range []struct {
+		name string
+		ok   Subscribed
+		want string
+	}{
+		{"position", Subscribed{At: at, HasAt: true}, `"seq":46,"ts":1760000000000`},
+		{"position-empty", Subscribed{At: empty, HasAt: true}, `"seq":46,"ts":-1760000000000`},
+		{"last", Subscribed{At: Position{Seq: 36}, HasAt: true, Resumed: true, Complete: true, Head: 46}, `"seq":36,"recovered":true,"head":46`},
+		{"recovered-empty", Subscribed{At: empty, HasAt: true, Resumed: true, Complete: true}, `"seq":46,"ts":-1760000000000,"recovered":true,"head":0`},
+		{"truncated-head", Subscribed{At: Position{Seq: 20}, HasAt: true, Resumed: true, Head: 46, Missing: 13}, `"seq":20,"recovered":false,"head":46,"missingFrom":13`},
+		{"unavailable", Subscribed{At: at, HasAt: true, Resumed: true, Head: 46, Missing: 13, Reason: string(Unavailable)},
+			`"seq":46,"ts":1760000000000,"recovered":false,"head":46,"missingFrom":13,"reason":"UNAVAILABLE"`},
+		{"last-unavailable", Subscribed{Resumed: true, Reason: string(Unimplemented)}, `"recovered":false,"reason":"UNIMPLEMENTED"`},
+	} {
+		s.ok.Topic = "chat.lobby"
+		all = append(all, goldenServerFrame{
+			"server-reply-subscribe-" + s.name, AppendOK(nil, 3, AppendSubscribed(nil, &s.ok)),
+			ServerFrame{Kind: KindReply, ID: 3, OK: json.RawMessage(`{"topic":"chat.lobby",` + s.want + `}`)},
+		})
+	}
+	return all
 }
 
 func goldenMessages() []goldenServerFrame {
@@ -106,6 +134,12 @@ func goldenControls() []goldenServerFrame {
 			ServerFrame{Event: "degraded", What: "nats", At: 1760000000000}),
 		control("system-recovered", "system", AppendSystem(nil, "recovered", "replay", 1760000000500),
 			ServerFrame{Event: "recovered", What: "replay", At: 1760000000500}),
+		control("truncated", "truncated", AppendTruncated(nil, "chat.lobby", 13), ServerFrame{Topic: "chat.lobby"}),
+		control("truncated-all", "truncated", AppendTruncated(nil, "chat.zürich", 1), ServerFrame{Topic: "chat.zürich"}),
+		control("skip", "skip", AppendSkip(nil, "chat.lobby", 46, 45, 1760000000000),
+			ServerFrame{Topic: "chat.lobby", Seq: 46, Prev: 45, Ts: 1760000000000}),
+		control("skip-first", "skip", AppendSkip(nil, "chat.lobby", 46, 0, 1760000000000),
+			ServerFrame{Topic: "chat.lobby", Seq: 46, Ts: 1760000000000}),
 		control("request", "request", AppendRequest(nil, "r-9", "confirm", []byte(`{"op":"delete"}`), 5000),
 			ServerFrame{Ref: "r-9", Event: "confirm", Data: json.RawMessage(`{"op":"delete"}`), TimeoutMs: 5000}),
 		control("request-null", "request", AppendRequest(nil, "r-9", "confirm", nil, 5000),

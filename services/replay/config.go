@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
+	"github.com/fairlead-io/fairlead/services/replay/archive"
 )
 
 // Config is how a replica is set up. The tags name the environment variables,
@@ -28,6 +29,11 @@ func (c *Config) validate() error {
 	}
 	if err := wire.CheckNamespace(string(c.Namespace)); err != nil {
 		errs = append(errs, fmt.Errorf("FAIRLEAD_NAMESPACE=%s: %w", c.Namespace, err))
+	}
+	if c.PostgresURL != "" {
+		if err := archive.CheckURL(c.PostgresURL); err != nil {
+			errs = append(errs, fmt.Errorf("FAIRLEAD_POSTGRES_URL: %w", err)) // a secret: its value is not repeated
+		}
 	}
 	return errors.Join(errs...)
 }

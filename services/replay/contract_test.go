@@ -27,6 +27,9 @@ func testLog(t *testing.T, open func(t *testing.T, r Retention, now func() time.
 			if c.size > 0 {
 				r.Size = c.size
 			}
+			if c.size == fullOfBytes {
+				r.Bytes = 16 << 10
+			}
 			clock := &movedClock{}
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
@@ -43,6 +46,10 @@ func testLog(t *testing.T, open func(t *testing.T, r Retention, now func() time.
 
 // tooLong is a topic that nobody can publish to.
 var tooLong = "t." + strings.Repeat("x", wire.MaxSubject)
+
+// fullOfBytes is a size that a topic never comes to: its log is bounded by bytes,
+// to less than twenty messages of [probe.fill].
+const fullOfBytes = 1000
 
 // contract is what the comments of [Log] say, sentence by sentence. Size is 3
 // unless a case says otherwise, the TTL an hour.
@@ -193,6 +200,36 @@ var contract = []struct {
 		p.wantMessages(p.whole("t.a", second), all)
 		p.clock.set(all[0].Ts + p.retention.TTL.Milliseconds() - 1)
 		p.wantMessages(p.whole("t.a", second), all)
+	}},
+	{"above Bytes the oldest of any topic goes", fullOfBytes, func(p *probe) {
+		a, b := p.fill("t.a", 2), p.fill("t.b", 2)
+		c := p.fill("t.c", 40)
+		p.wantMessages(p.since("t.a", wire.Position{}), nil)
+		p.wantMessages(p.since("t.b", wire.Position{}), nil)
+		kept := p.since("t.c", wire.Position{}).Messages
+		if len(kept) < 10 || len(kept) > 20 {
+			p.Fatalf("%d messages are kept", len(kept))
+		}
+		p.wantMessages(p.whole("t.c", kept[0].Position), c[40-len(kept)+1:])
+		p.wantMessages(p.truncated("t.c", c[39-len(kept)]), c[40-len(kept):])
+		p.wantMessages(p.truncated("t.a", a[0]), nil)
+		p.wantMessages(p.truncated("t.b", b[0]), nil)
+	}},
+	{"Truncated is never false when Bytes took what was behind an empty topic", fullOfBytes, func(p *probe) {
+		first := p.at("t.a")
+		p.fill("t.a", 2)
+		p.fill("t.b", 40)
+		p.wantHead("t.a", wire.Position{})
+		p.wantMessages(p.truncated("t.a", first), nil)
+		second := p.at("t.a")
+		all := p.fill("t.a", 1)
+		p.wantMessages(p.truncated("t.a", first), all)
+		p.wantMessages(p.whole("t.a", second), all)
+		p.clearTopic("t.a")
+		p.fill("t.b", 40) // and what told of the clear
+		for _, at := range []wire.Position{first, second} {
+			p.wantMessages(p.truncated("t.a", at), nil)
+		}
 	}},
 	{"Truncated is true when the position's message is not there with that time", 0, func(p *probe) {
 		all, others := p.publishN("t.a", 2), p.publishN("t.b", 1)
@@ -631,6 +668,18 @@ func (p *probe) publishN(topic string, n int) (all []wire.Position) {
 		if head.Seq != stored.Seq || head.Ts <= 0 {
 			p.Fatalf("head %v, want %d", head, stored.Seq)
 		}
+		all = append(all, head)
+	}
+	return all
+}
+
+// fill stores n messages of about a kilobyte and returns their positions.
+func (p *probe) fill(topic string, n int) (all []wire.Position) {
+	p.Helper()
+	payload := []byte(`"` + strings.Repeat("x", 1000) + `"`)
+	for range n {
+		p.append(Entry{Topic: topic, Payload: payload})
+		head, _ := p.head(topic)
 		all = append(all, head)
 	}
 	return all

@@ -73,6 +73,14 @@ func (s *Service) Heads(ctx context.Context, req wire.ReplayHeadsRequest) (wire.
 
 // Since answers the messages of a topic after a position, or its newest ones.
 func (s *Service) Since(ctx context.Context, req wire.ReplaySinceRequest) (*wire.ReplayPage, error) {
+	page, err := s.since(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return fit(page, s.requests.MaxPayload())
+}
+
+func (s *Service) since(ctx context.Context, req wire.ReplaySinceRequest) (*wire.ReplayPage, error) {
 	log, err := s.log(req.Topic)
 	if err != nil {
 		return nil, err
@@ -110,7 +118,7 @@ func (s *Service) Since(ctx context.Context, req wire.ReplaySinceRequest) (*wire
 
 // Gap answers whether a message after a position is gone.
 func (s *Service) Gap(ctx context.Context, req wire.ReplayAfter) (wire.ReplayGap, error) {
-	page, err := s.Since(ctx, wire.ReplaySinceRequest{Topic: req.Topic, After: req.After, Ts: req.Ts, Limit: 1})
+	page, err := s.since(ctx, wire.ReplaySinceRequest{Topic: req.Topic, After: req.After, Ts: req.Ts, Limit: 1})
 	if err != nil {
 		return wire.ReplayGap{}, err
 	}
@@ -221,7 +229,15 @@ func (s *Service) entry(m wire.ReplayPublish) (Log, Entry, error) {
 
 // Clear removes the messages of all topics.
 func (s *Service) Clear(ctx context.Context, _ struct{}) (struct{}, error) {
-	for name, log := range s.all() {
+	all := s.all()
+	for _, log := range all { // rather nothing than a part
+		if l, ok := log.(*archived); ok {
+			if err := l.reachable(ctx); err != nil {
+				return struct{}{}, err
+			}
+		}
+	}
+	for name, log := range all {
 		if err := log.Clear(ctx); err != nil {
 			return struct{}{}, err
 		}
@@ -275,7 +291,7 @@ func position(seq, ts int64) (wire.Position, error) {
 		return wire.Position{}, wire.InvalidField("after", "an integer from 0 to 9007199254740991")
 	}
 	if ts < -wire.MaxID || ts > wire.MaxID {
-		return wire.Position{}, wire.InvalidField("ts", "the time of a position")
+		return wire.Position{}, wire.InvalidField("ts", "an integer from -9007199254740991 to 9007199254740991")
 	}
 	return wire.Position{Seq: seq, Ts: ts}, nil
 }

@@ -6,15 +6,16 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// feed keeps the index of a stream: one consumer that sees every message's
-// headers, whatever the number of topics. A consumer of a stream that was
-// deleted and made anew goes silent for ever, so the stream itself is asked
+// feed keeps the index of a stream: one [tail] that sees every message's
+// headers, whatever the number of topics. A tail of a stream that was deleted
+// and made anew says nothing of it, so the stream itself is asked
 // every few seconds how far it is.
 type feed struct {
 	s     *stream
@@ -59,62 +60,86 @@ func (f *feed) session(ctx context.Context, x *index, stale <-chan struct{}) err
 	if err != nil {
 		return err
 	}
-	consumer, err := f.js.OrderedConsumer(ctx, f.s.name, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverAllPolicy, HeadersOnly: true,
-	})
+	nc := f.js.Conn()
+	take := func(msg *nats.Msg, meta *nats.MsgMetadata) error { return f.take(x, msg, meta, begun.last.Seq) }
+	t, err := newTail(ctx, nc, f.s.name, 1, take)
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, 1)
-	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
-		if err := f.take(x, msg, begun.last.Seq); err != nil {
+	defer func() { t.close() }()
+	back := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(back)
+	// again goes on from where the index is, with a new tail.
+	again := func() {
+		t.close()
+		upTo, _ := x.position()
+		for {
+			next, err := newTail(ctx, nc, f.s.name, upTo+1, take)
+			if err == nil {
+				t = next
+				return
+			}
 			select {
-			case failed <- err:
-			default:
+			case <-time.After(retryPause * 4):
+			case <-stale:
+				return
+			case <-ctx.Done():
+				return
 			}
 		}
-	}, jetstream.PullMaxMessages(4096), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-		if errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) {
-			f.log.Debug("index consumer is gone", "stream", f.s.name, "err", err)
-		}
-	}))
-	if err != nil {
-		return err
 	}
-	defer func() {
-		consuming.Stop()
-		<-consuming.Closed()
-	}()
 	if begun.messages == 0 {
 		x.reached(begun.last.Seq, begun.first.Seq)
 	}
-	closed := consuming.Closed()
+	built := x.await(begun.last.Seq)
+	defer x.giveUp(built)
 	tick := time.NewTicker(f.every)
 	defer tick.Stop()
-	was, reached := begun, int64(0)
+	was, reached, stuck := begun, int64(0), time.Time{}
 	for rounds := 1; ; rounds++ {
+		early := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-stale:
 			return nil
-		case err := <-failed:
-			return err
-		case <-closed:
-			return errors.New("the consumer ended")
+		case err := <-t.broken:
+			if errors.Is(err, errStale) {
+				return err
+			}
+			again()
+			continue
+		case <-back: // the server may have forgotten the tail
+			again()
+			continue
+		case <-built:
+			built, early = nil, true
 		case <-tick.C:
 		}
+		upTo, _ := x.position() // before the stream is asked: it goes on meanwhile
 		is, err := f.s.state(ctx)
 		if err != nil {
 			continue // JetStream is away: nothing is known
 		}
-		upTo, _ := x.position()
+		if built == nil && is.last.Seq >= upTo {
+			x.complete(is.first.Seq)
+		}
+		if early {
+			continue // whether it goes on shows from one tick to the next
+		}
 		switch {
 		case is.created.After(begun.created), is.last.Seq < upTo, is.last.Seq == was.last.Seq && is.last.Ts < was.last.Ts && is.messages > 0:
 			return errStale
 		case is.messages == 0:
 			x.reached(is.last.Seq, is.first.Seq)
-		case upTo == reached && upTo < was.last.Seq:
+		case t.silent(time.Now()):
+			again()
+		case upTo > reached || upTo >= was.last.Seq:
+			stuck = time.Time{}
+		case stuck.IsZero():
+			stuck = time.Now()
+			again()
+		case time.Since(stuck) > tailSilence:
 			return errors.New("nothing came although the stream goes on")
 		}
 		x.raise(is.first.Seq)
@@ -129,17 +154,13 @@ func (f *feed) session(ctx context.Context, x *index, stale <-chan struct{}) err
 const pruneEvery = 12
 
 // take notes one message; end is where the stream ended when the feed began.
-func (f *feed) take(x *index, msg jetstream.Msg, end int64) error {
-	meta, err := msg.Metadata()
-	if err != nil {
-		return err
-	}
+func (f *feed) take(x *index, msg *nats.Msg, meta *nats.MsgMetadata, end int64) error {
 	at := wire.Position{Seq: int64(meta.Sequence.Stream), Ts: meta.Timestamp.UnixMilli()}
-	topic, ok := f.s.ns.ParseTopic(msg.Subject())
+	topic, ok := f.s.ns.ParseTopic(msg.Subject)
 	if !ok {
 		return errStale
 	}
-	x.add(topic, at, streams.Marker(msg.Headers()))
+	x.add(topic, at, streams.Marker(msg.Header))
 	if meta.NumPending == 0 {
 		x.reached(max(at.Seq, end), 0)
 	}

@@ -28,7 +28,13 @@ type index struct {
 	warm    bool   // it has once reached the end of the stream
 	floor   int64  // the stream holds nothing before it
 	clock   []tick // growing in both
+	newest  tick   // of the last message
 	waiting []waiter
+
+	// whole is from where on every message that was ever stored has been seen,
+	// also those that are gone by now; 0: not known.
+	whole  int64
+	pruned int64 // the newest head of a topic that was forgotten
 }
 
 // trail is the sequences of one topic: the first, and the steps from there.
@@ -39,6 +45,8 @@ type trail struct {
 	steps  []byte // uvarint deltas, count-1 of them
 	marker int64  // newest clear marker; 0: none
 	cut    bool   // older ones that the stream may still hold were left out
+	lost   int64  // the newest that was here and is gone from the stream; 0: none
+	before int64  // the topic may have been forgotten with messages up to there
 }
 
 // tick says when the stream was at a sequence, in ms since 1970.
@@ -73,9 +81,12 @@ func (x *index) add(topic string, at wire.Position, marker bool) {
 	}
 	t := x.topics[topic]
 	if t == nil {
-		t = &trail{}
+		t = &trail{before: x.pruned}
 		x.topics[topic] = t
 		x.bytes += int64(len(topic)) + traceBytes
+	}
+	if x.whole > 0 && at.Seq != x.upTo+1 {
+		x.whole = at.Seq // what is between was gone before it came here
 	}
 	before := len(t.steps)
 	t.push(at.Seq)
@@ -86,6 +97,7 @@ func (x *index) add(topic string, at wire.Position, marker bool) {
 		t.first, t.count, t.steps, before = at.Seq, 1, nil, 0
 	}
 	for t.count > x.keep {
+		t.lost = t.first
 		t.shift()
 	}
 	if x.bytes > x.most {
@@ -101,6 +113,7 @@ func (x *index) add(topic string, at wire.Position, marker bool) {
 		}
 		x.clock = append(x.clock, tick{at.Seq, at.Ts})
 	}
+	x.newest = tick{at.Seq, at.Ts}
 	x.reach(at.Seq)
 }
 
@@ -129,6 +142,9 @@ func (x *index) reached(seq, floor int64) {
 	defer x.mu.Unlock()
 	x.floor = max(x.floor, floor)
 	x.warm = true
+	if x.whole > 0 && seq > x.upTo {
+		x.whole = seq + 1
+	}
 	x.reach(seq)
 }
 
@@ -139,6 +155,16 @@ func (x *index) raise(floor int64) {
 	x.floor = max(x.floor, floor)
 }
 
+// complete says that the stream began at first at a moment when the index was
+// up to date: only single messages can have been taken from behind that before.
+func (x *index) complete(first int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.whole == 0 {
+		x.whole = max(first, 1)
+	}
+}
+
 // prune forgets the topics of which the stream holds nothing any more.
 func (x *index) prune() {
 	x.mu.Lock()
@@ -146,6 +172,7 @@ func (x *index) prune() {
 	for name, t := range x.topics {
 		if t.head.Seq < x.floor {
 			x.bytes -= int64(len(name)+len(t.steps)) + traceBytes
+			x.pruned = max(x.pruned, t.head.Seq)
 			delete(x.topics, name)
 		}
 	}
@@ -209,6 +236,25 @@ func (x *index) topic(name string) known {
 	return k
 }
 
+// witness says what the index has seen of a topic behind p: that a message is
+// gone, or that none is. present is how far the topic is known to be empty now,
+// 0 where it is not: a message that is here and not later is gone too. With the
+// index not yet at upTo it has not seen enough to say that none is.
+func (x *index) witness(name string, p, present, upTo int64) (lost, none bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	before, cut := x.pruned, false
+	if t := x.topics[name]; t != nil {
+		x.trim(t)
+		before, cut, lost = t.before, t.cut, t.lost > p
+		if seqs := t.seqs(); !lost && present > p {
+			i := behind(seqs, p)
+			lost = i < len(seqs) && seqs[i] <= present
+		}
+	}
+	return lost, !lost && !cut && before <= p && x.whole > 0 && x.whole <= p+1 && x.upTo >= upTo
+}
+
 // heads returns the newest message of each topic, and how far the index is.
 func (x *index) heads(names []string) (heads []wire.Position, upTo int64) {
 	x.mu.Lock()
@@ -237,6 +283,7 @@ func (x *index) trim(t *trail) { x.drop(t, x.floor) }
 func (x *index) drop(t *trail, before int64) {
 	n := len(t.steps)
 	for t.count > 0 && t.first < before {
+		t.lost = t.first
 		t.shift()
 	}
 	x.bytes -= int64(n - len(t.steps))
@@ -247,6 +294,9 @@ func (x *index) drop(t *trail, before int64) {
 func (x *index) expiredBefore(ts int64) int64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.newest.seq > 0 && x.newest.ts <= ts {
+		return x.newest.seq
+	}
 	i := sort.Search(len(x.clock), func(i int) bool { return x.clock[i].ts > ts })
 	if i == 0 {
 		return 0

@@ -11,8 +11,9 @@ import (
 // concurrently and by several processes at once; they return a *wire.Error
 // where a caller can act on it: UNAVAILABLE while the storage is away.
 //
-// A topic retains its newest Size messages that are younger than TTL. What is
-// kept beyond is evidence only: never returned, never counted.
+// A topic retains its newest Size messages that are younger than TTL, unless the
+// log grows above Bytes: then the oldest goes, of whatever topic. What is kept
+// beyond is evidence only: never returned, never counted.
 type Log interface {
 	// Since returns retained messages of a topic, oldest first: those after
 	// q.After, or with q.Last the newest. It returns no more than q.Limit
@@ -22,8 +23,9 @@ type Log interface {
 	// Truncated says that a message after q.After may not be among the retained
 	// ones. It is exact: never false when one is gone, and true only when one
 	// is, or when the position can't be proven: its message is not there with
-	// that time, its time is older than what the log could remember. After 0
-	// without a time is the beginning: never truncated. A position past the
+	// that time, its time is older than what the log could remember, or it was
+	// taken on a topic without messages and Bytes evicted behind it what nobody
+	// watched. After 0 without a time is the beginning: never truncated. A position past the
 	// head is truncated only with a time. With Last nothing is ever truncated.
 	//
 	// A message that was stored before the call is never missing. Prev of each
@@ -88,6 +90,7 @@ type Retention struct {
 	Size   int           // newest messages
 	TTL    time.Duration // younger than this; 0: for ever
 	Dedupe time.Duration // how long an ID is remembered
+	Bytes  int64         // of the whole log: above it the oldest of any topic goes; 0: no bound
 }
 
 // memory is how long a log remembers that a message was there after it expired:

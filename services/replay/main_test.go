@@ -6,9 +6,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fairlead-io/fairlead/internal/natsdev"
+	"github.com/fairlead-io/fairlead/internal/pgdev"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, ofTheServer()...) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgdev.Main(m), ofTheServer()...) }
 
 // ofTheServer ignores what the embedded NATS server leaves behind.
 func ofTheServer() (ignored []goleak.Option) {

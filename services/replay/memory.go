@@ -23,6 +23,8 @@ type Memory struct {
 	last    int64      // sequence of the newest that was ever stored
 	clock   int64      // the present in ms since 1970; never goes back
 	cleared int64      // last when all topics were cleared; 0: never
+	bytes   int64      // of all records
+	evicted int64      // the newest that went for the log's bytes; 0: none
 	all     *list.List // of *record, by sequence
 	topics  map[string][]*record
 	ids     map[string]identified
@@ -40,6 +42,11 @@ type record struct {
 type identified struct {
 	id string
 	at wire.Position
+}
+
+// size is what a record counts for the log's bytes.
+func (r *record) size() int64 {
+	return int64(len(r.Topic) + len(r.Event) + len(r.Payload) + len(r.User) + len(r.Exclude))
 }
 
 var _ Log = (*Memory)(nil)
@@ -89,6 +96,7 @@ func (m *Memory) evict(topic string, n int) {
 	records := m.topics[topic]
 	for _, gone := range records[:n] {
 		m.all.Remove(gone.element)
+		m.bytes -= gone.size()
 	}
 	clear(records[:n])
 	if m.topics[topic] = records[n:]; n == len(records) {
@@ -154,7 +162,7 @@ func pageOf(records []*record, from int, q Query) (messages []wire.ReplayMessage
 func (m *Memory) evidence(topic string, p wire.Position) evidence {
 	// A clear of everything leaves no marker on the topics; but it is one for
 	// whoever was there before the newest message that it removed.
-	e := evidence{marker: m.cleared, streamFirst: wire.Position{Seq: m.last + 1}, streamLast: m.last}
+	e := evidence{marker: m.cleared, streamFirst: wire.Position{Seq: m.last + 1}, streamLast: m.last, seen: m.evicted <= p.Seq}
 	if oldest := m.all.Front(); oldest != nil {
 		e.streamFirst = oldest.Value.(*record).Position
 	}
@@ -283,8 +291,14 @@ func (m *Memory) store(e Entry, marker bool) int64 {
 	r := &record{Position: wire.Position{Seq: m.last, Ts: m.clock}, Entry: e, marker: marker}
 	r.element = m.all.PushBack(r)
 	m.topics[e.Topic] = append(m.topics[e.Topic], r)
+	m.bytes += r.size()
 	if more := len(m.topics[e.Topic]) - m.retention.Size - 1; more > 0 {
 		m.evict(e.Topic, more)
+	}
+	for m.retention.Bytes > 0 && m.bytes > m.retention.Bytes && m.all.Len() > 0 {
+		oldest := m.all.Front().Value.(*record)
+		m.evict(oldest.Topic, 1)
+		m.evicted = oldest.Seq
 	}
 	if e.ID != "" && m.retention.Dedupe > 0 {
 		id := identified{e.ID, r.Position}
@@ -301,7 +315,7 @@ func (m *Memory) ClearTopic(ctx context.Context, topic string) error {
 	}
 	defer m.mu.Unlock()
 	m.store(Entry{Topic: topic}, true)
-	m.evict(topic, len(m.topics[topic])-1)
+	m.evict(topic, max(0, len(m.topics[topic])-1))
 	return nil
 }
 
@@ -312,6 +326,7 @@ func (m *Memory) Clear(ctx context.Context) error {
 	}
 	defer m.mu.Unlock()
 	m.all.Init()
+	m.bytes = 0
 	clear(m.topics)
 	m.cleared = m.last
 	return nil

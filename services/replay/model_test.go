@@ -39,6 +39,8 @@ func TestModelNoticesBrokenLogs(t *testing.T) {
 		"a duplicate is stored again":           func(m *Memory) Log { return noDedupe{m} },
 		"Since leaves out the newest message":   func(m *Memory) Log { return lagging{m} },
 		"nothing is ever truncated":             func(m *Memory) Log { return neverTruncated{m} },
+		"the bound in bytes leaves no trace":    func(m *Memory) Log { return traceless{m} },
+		"the bound in bytes takes more":         func(m *Memory) Log { return greedy{m} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			histories := rapid.Custom(func(t *rapid.T) error { return play(t, broken) })
@@ -96,6 +98,7 @@ func play(t *rapid.T, breaks func(*Memory) Log) error {
 			Size:   rapid.IntRange(1, 4).Draw(t, "size"),
 			TTL:    rapid.SampledFrom([]time.Duration{0, time.Minute, time.Minute}).Draw(t, "ttl"),
 			Dedupe: 10 * time.Second,
+			Bytes:  rapid.SampledFrom([]int64{0, 0, 80}).Draw(t, "bytes"), // about seven messages
 		},
 	}
 	m.begin()
@@ -312,6 +315,9 @@ func (m *model) retained(topic string) (all []published) {
 		if p.topic != topic || p.cleared {
 			continue
 		}
+		if p.at.Seq <= m.memory.evicted {
+			break // for the log's bytes, which topics share
+		}
 		if len(all) == m.retention.Size || m.retention.TTL > 0 && m.now.UnixMilli()-p.at.Ts >= m.retention.TTL.Milliseconds() {
 			break
 		}
@@ -344,7 +350,7 @@ func (m *model) check(h handed, p wire.Position, limit int) error {
 	switch {
 	case p == wire.Position{}:
 		truth = false
-	case p.Ts == 0 || m.forgotten(p):
+	case p.Ts == 0 || m.forgotten(p) || p.Seq <= m.memory.evicted:
 		// It may be truncated because it can't be proven.
 		if lost && !truncated {
 			return wrong("not truncated, though a message is gone")
@@ -423,6 +429,8 @@ type (
 	noDedupe            struct{ *Memory }
 	lagging             struct{ *Memory }
 	neverTruncated      struct{ *Memory }
+	traceless           struct{ *Memory }
+	greedy              struct{ *Memory }
 )
 
 func (b noEvidence) Append(ctx context.Context, e Entry) (wire.ReplayStored, error) {
@@ -476,4 +484,19 @@ func (b neverTruncated) Since(ctx context.Context, q Query) (*wire.ReplayPage, e
 		page.Truncated = false
 	}
 	return page, err
+}
+
+func (b traceless) Since(ctx context.Context, q Query) (*wire.ReplayPage, error) {
+	bytes := b.retention.Bytes
+	defer func() { b.retention.Bytes = bytes }()
+	b.retention.Bytes = 0
+	return b.Memory.Since(ctx, q)
+}
+
+func (b greedy) Append(ctx context.Context, e Entry) (wire.ReplayStored, error) {
+	stored, err := b.Memory.Append(ctx, e)
+	if records := b.topics[e.Topic]; err == nil && b.evicted > 0 && len(records) > 1 {
+		b.evict(e.Topic, 1)
+	}
+	return stored, err
 }

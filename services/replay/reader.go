@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/streams"
@@ -24,11 +26,17 @@ type reader struct {
 	nc     *nats.Conn
 	prefix string // of reply subjects
 	sub    *nats.Subscription
+	room   *semaphore.Weighted // for messages that are asked for
 
 	mu      sync.Mutex
 	next    uint64
 	pending map[uint64]*getting
 }
+
+// askAtOnce bounds how many messages are asked for at a time, over all reads. A
+// stream sends them through the queue through which it acknowledges publishes:
+// who publishes waits behind all of them.
+const askAtOnce = 256
 
 // getting is a set of reads under way.
 type getting struct {
@@ -50,7 +58,7 @@ type found struct {
 var errGone = errors.New("no such message")
 
 func newReader(nc *nats.Conn) (*reader, error) {
-	r := &reader{nc: nc, prefix: nats.NewInbox() + ".", pending: map[uint64]*getting{}}
+	r := &reader{nc: nc, prefix: nats.NewInbox() + ".", pending: map[uint64]*getting{}, room: semaphore.NewWeighted(askAtOnce)}
 	var err error
 	if r.sub, err = nc.Subscribe(r.prefix+"*.*", r.answered); err != nil {
 		return nil, fmt.Errorf("subscribe to reads: %w", err)
@@ -63,6 +71,11 @@ func (r *reader) bySeq(ctx context.Context, stream string, seqs []int64) ([]*fou
 	if len(seqs) == 0 {
 		return nil, nil
 	}
+	weight := min(int64(len(seqs)), askAtOnce)
+	if err := r.room.Acquire(ctx, weight); err != nil {
+		return nil, away(err)
+	}
+	defer r.room.Release(weight)
 	g := &getting{found: make([]*found, len(seqs)), left: len(seqs), done: make(chan struct{})}
 	r.mu.Lock()
 	r.next++
@@ -234,6 +247,8 @@ type state struct {
 	bytes       int64
 	created     time.Time
 	cleared     int64 // its last sequence when it was last cleared as a whole; 0: never
+	grownAt     int64 // where it was when it last began to keep more of each topic; 0: never
+	grownFrom   int   // how many it kept before that
 }
 
 // state asks the leader how far a stream is.
@@ -261,6 +276,7 @@ func (r *reader) state(ctx context.Context, stream string) (state, error) {
 	}
 	s := &reply.State
 	out := state{last: wire.Position{Seq: s.Last}, messages: s.Messages, bytes: s.Bytes, created: reply.Created}
+	out.grownAt, out.grownFrom = streams.Grown(reply.Config.Metadata)
 	if cleared := reply.Config.Metadata[metaCleared]; cleared != "" {
 		var err error
 		if out.cleared, err = strconv.ParseInt(cleared, 10, 64); err != nil {
@@ -367,12 +383,31 @@ func (r *reader) api(ctx context.Context, subject string, query, reply any) erro
 		if err != nil {
 			return away(err)
 		}
+		if leaderless(msg.Data) {
+			if err := pause(ctx, retryPause); err != nil {
+				return away(err)
+			}
+			continue
+		}
 		if err := json.Unmarshal(msg.Data, reply); err != nil {
 			return fmt.Errorf("read the answer of %s: %w", subject, err)
 		}
 		return nil
 	}
 }
+
+// leaderless reports whether a server answered that knows of no leader. Every
+// server of a cluster hears a request, and the first answer counts: one that has
+// just started says so while the others have all that was asked for.
+func leaderless(answer []byte) bool {
+	if !bytes.Contains(answer, []byte(`"err_code":10008`)) {
+		return false // most answers; a message that holds this text is told apart below
+	}
+	var reply apiError
+	return json.Unmarshal(answer, &reply) == nil && reply.Error != nil && reply.Error.ErrCode == codeNoLeader
+}
+
+const codeNoLeader = 10008
 
 // apiTry bounds one try of a request to JetStream.
 const apiTry = time.Second

@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
 	"github.com/fairlead-io/fairlead/pkg/wire"
+	"github.com/fairlead-io/fairlead/services/replay/archive"
 )
 
 // Deps are what a replica needs and does not make.
@@ -43,9 +44,11 @@ type Service struct {
 	slog  *slog.Logger
 	guard bus.Guard
 
-	metrics metrics
-	serving atomic.Bool  // the endpoints are on the server
-	settled atomic.Int64 // unix ns of the last time all streams were as their rules say
+	metrics   metrics
+	ledgers   ledgerCounts
+	archiving archiving
+	serving   atomic.Bool  // the endpoints are on the server
+	settled   atomic.Int64 // unix ns of the last time all streams were as their rules say
 
 	requests *nats.Conn // endpoints and publishes
 	store    streams.Store
@@ -57,10 +60,12 @@ type Service struct {
 
 // opened is a log with what keeps it.
 type opened struct {
-	log  *stream
-	rule *rules.Topic
-	stop context.CancelFunc
-	done chan struct{}
+	log     *stream
+	answers Log             // log, or that with its archive
+	copier  *archive.Copier // nil where nothing is archived
+	rule    *rules.Topic
+	stop    context.CancelFunc
+	done    chan struct{}
 }
 
 type metrics struct {
@@ -95,7 +100,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		guard: bus.Guard{Prefixes: deps.NATS.ReplyPrefixes},
 		logs:  map[string]*opened{}, now: time.Now,
 	}
-	deps.Checks.Add("replay", func(context.Context) error { return s.Ready() })
+	deps.Checks.Add("replay", func(context.Context) error {
+		if err := s.Ready(); err != nil {
+			return err
+		}
+		return s.degraded()
+	})
 	return s, nil
 }
 
@@ -147,6 +157,20 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
+	if s.cfg.PostgresURL != "" {
+		copies, err := connect("archive")
+		if err != nil {
+			return err
+		}
+		defer copies.Close()
+		if s.archiving.js, err = jetstream.New(copies); err != nil {
+			return fmt.Errorf("jetstream: %w", err)
+		}
+		if s.archiving.archive, err = archive.Open(context.WithoutCancel(ctx), s.cfg.PostgresURL); err != nil {
+			return err
+		}
+		defer s.archiving.archive.Close()
+	}
 	s.store = streams.Store{JetStream: admin, Namespace: s.cfg.Namespace, Replicas: s.cfg.Replicas}
 	if err := s.observe(); err != nil {
 		return err
@@ -165,6 +189,8 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	group.Go(func() error { s.keep(work, reader, feeder); return nil })
 	group.Go(func() error { s.confirm(work, served); return nil })
 	group.Go(func() error { s.janitor(work); return nil })
+	group.Go(func() error { s.cleanArchives(work); return nil })
+	group.Go(func() error { s.watchArchives(work); return nil })
 
 	select {
 	case <-ctx.Done():
@@ -235,6 +261,7 @@ func (s *Service) keep(ctx context.Context, reader *reader, feeder jetstream.Jet
 func (s *Service) settle(ctx context.Context, reader *reader, feeder jetstream.JetStream, missing map[string]time.Time) error {
 	set := s.deps.Rules.Current()
 	var errs []error
+	s.unarchived(set)
 	used := map[string]bool{}
 	for _, rule := range set.Topics {
 		if rule.Replay == nil {
@@ -252,7 +279,7 @@ func (s *Service) settle(ctx context.Context, reader *reader, feeder jetstream.J
 		}
 		if err != nil {
 			errs = append(errs, err)
-			if !errors.As(err, &drift) {
+			if !errors.As(err, &drift) || drift.Missing {
 				continue
 			}
 		}
@@ -311,13 +338,23 @@ func (s *Service) openLog(name string, rule *rules.Topic, reader *reader, feeder
 		old.close()
 	}
 	log := newStream(name, s.cfg.Namespace, rule.Replay, s.requests, reader, s.cfg.IndexBytes, s.now)
+	log.fill = s.newFiller(name, rule, feeder)
 	ctx, stop := context.WithCancel(context.Background())
-	o := &opened{log: log, rule: rule, stop: stop, done: make(chan struct{})}
+	o := &opened{log: log, answers: log, rule: rule, stop: stop, done: make(chan struct{})}
+	if rule.Replay.Archive && s.archiving.archive != nil {
+		o.copier, o.answers = s.copier(log)
+	}
 	f := &feed{s: log, js: feeder, log: s.slog, every: feedLook}
 	go func() {
 		defer close(o.done)
+		var copying sync.WaitGroup
+		if o.copier != nil {
+			copying.Go(func() { _ = o.copier.Run(ctx) }) // it ends with ctx only
+		}
+		copying.Go(func() { log.fill.run(ctx) })
 		f.run(ctx)
 		log.wait()
+		copying.Wait()
 	}()
 	s.mu.Lock()
 	s.logs[name] = o
@@ -335,6 +372,9 @@ func (s *Service) closeAll() {
 	s.logs = map[string]*opened{}
 	s.mu.Unlock()
 	for _, o := range logs {
+		o.stop() // all at once: each may have something to finish
+	}
+	for _, o := range logs {
 		o.close()
 	}
 }
@@ -344,7 +384,7 @@ func (s *Service) open(name string) Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.logs[name]; o != nil {
-		return o.log
+		return o.answers
 	}
 	return nil
 }
@@ -355,7 +395,7 @@ func (s *Service) all() map[string]Log {
 	defer s.mu.Unlock()
 	out := make(map[string]Log, len(s.logs))
 	for name, o := range s.logs {
-		out[name] = o.log
+		out[name] = o.answers
 	}
 	return out
 }

@@ -339,8 +339,24 @@ func (n *snapshot) evidence(ctx context.Context, p wire.Position, dead int64) (e
 		}
 		e.streamFirst, e.streamLast = n.end.first, n.end.last.Seq
 		e.marker = max(e.marker, n.end.cleared)
+		e.grownAt, e.grownFrom = n.end.grownAt, n.end.grownFrom
+		if p.Ts < 0 {
+			e.lost, e.seen = n.witness(ctx, p)
+		}
 	}
 	return e, nil
+}
+
+// witness asks the index what has become of a topic behind a position that was
+// taken when it was empty.
+func (n *snapshot) witness(ctx context.Context, p wire.Position) (lost, none bool) {
+	if n.head != nil {
+		lost, none = n.x.witness(n.topic, p.Seq, 0, n.head.at.Seq)
+		return lost, none && !n.scanned
+	}
+	// The topic was empty when the log ended at n.at.
+	n.s.await(ctx, n.x, n.at.Seq)
+	return n.x.witness(n.topic, p.Seq, n.at.Seq, n.at.Seq)
 }
 
 // anchor reads a message for being there now; nothing remembered counts.

@@ -24,6 +24,7 @@ type stream struct {
 	publish   *nats.Conn
 	reads     *reader
 	now       func() time.Time
+	fill      *filler // nil where the stream itself remembers ids long enough
 
 	index   *current // replaced when the stream was made anew
 	scans   chan struct{}
@@ -50,7 +51,7 @@ func newStream(name string, ns wire.Namespace, r *rules.Replay, publish *nats.Co
 	kept := streams.Kept(r)
 	return &stream{
 		name: name, ns: ns, kept: kept, publish: publish, reads: reads, now: now,
-		retention: Retention{Size: kept - 1, TTL: r.TTL, Dedupe: r.Dedupe},
+		retention: Retention{Size: kept - 1, TTL: r.TTL, Dedupe: r.Dedupe, Bytes: r.MaxBytes},
 		index:     newCurrent(func() *index { return newIndex(kept, indexBytes) }),
 		scans:     make(chan struct{}, 1),
 		batches:   make(chan struct{}, openBatches),
@@ -152,19 +153,34 @@ func (s *stream) await(ctx context.Context, x *index, seq int64) bool {
 // ClearTopic implements [Log]. A marker comes first and everything before it
 // goes: it keeps the chain, it proves what was cleared, and it tells gateways.
 func (s *stream) ClearTopic(ctx context.Context, topic string) error {
-	subject, err := s.ns.Topic(topic)
+	marker, err := s.mark(ctx, topic)
 	if err != nil {
 		return err
+	}
+	return s.purge(ctx, topic, marker)
+}
+
+// mark stores a marker in a topic, and returns its sequence.
+func (s *stream) mark(ctx context.Context, topic string) (int64, error) {
+	subject, err := s.ns.Topic(topic)
+	if err != nil {
+		return 0, err
 	}
 	id := nuid.Next()
 	marker := &nats.Msg{Subject: subject, Header: nats.Header{
 		wire.HeaderEvent: {"cleared"}, wire.HeaderClear: {"1"}, wire.HeaderMsgID: {"clear:" + id},
 	}}
 	at, err := s.store(ctx, marker, true)
+	return at.Seq, err
+}
+
+// purge removes a topic's messages before a sequence.
+func (s *stream) purge(ctx context.Context, topic string, before int64) error {
+	subject, err := s.ns.Topic(topic)
 	if err != nil {
 		return err
 	}
-	if err := s.reads.purge(ctx, s.name, subject, at.Seq); err != nil {
+	if err := s.reads.purge(ctx, s.name, subject, before); err != nil {
 		return fmt.Errorf("clear %s: %w", topic, err)
 	}
 	return nil

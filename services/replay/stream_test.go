@@ -31,7 +31,7 @@ func openStream(t *testing.T, server *natsdev.Server, r Retention, now func() ti
 	}
 	rule := *set.Topics[0]
 	replayed := *rule.Replay
-	replayed.Size, replayed.TTL, replayed.Dedupe = r.Size, r.TTL, r.Dedupe
+	replayed.Size, replayed.TTL, replayed.Dedupe, replayed.MaxBytes = r.Size, r.TTL, r.Dedupe, r.Bytes
 	rule.Replay = &replayed
 	publish, reads, feeds := connect(), connect(), connect()
 	js, err := jetstream.New(feeds)

@@ -21,6 +21,14 @@ type evidence struct {
 
 	streamFirst wire.Position // the oldest stored message of any topic; Seq is last+1 of an empty stream
 	streamLast  int64         // the last sequence given out
+
+	// Before grownAt the stream kept only grownFrom messages of each topic.
+	grownAt   int64
+	grownFrom int
+
+	// For a position of an empty topic, what a witness of the topic has seen
+	// behind it: that a message is gone, or that none but those kept ever came.
+	lost, seen bool
 }
 
 // truncated decides whether a message of the topic after p may not be retained.
@@ -63,13 +71,18 @@ func (e *evidence) provesEmpty(p wire.Position, r Retention, now time.Time) bool
 		return false // another log
 	case e.streamFirst.Seq <= p.Seq && e.streamFirst.Ts > taken:
 		return false // another log: what it has before p came later than p
+	case e.lost:
+		return false
+	case r.Bytes > 0 && e.streamFirst.Seq > p.Seq+1 && !e.seen:
+		// The bound in bytes evicts the oldest of any topic, and leaves no trace.
+		return false
 	case e.kept == 0:
 		// Purged as a whole: then not even what came after p is there.
 		return e.streamLast == p.Seq || e.streamFirst.Seq <= e.streamLast
 	case e.first.Seq <= p.Seq:
 		return true
 	}
-	// Size evicts only from a topic that is full, and expiry leaves the newest
-	// expired message.
-	return e.kept <= r.Size
+	// Size evicts only from a topic that is full, by what it was then too, and
+	// expiry leaves the newest expired message.
+	return e.kept <= r.Size && (p.Seq >= e.grownAt || e.kept < e.grownFrom)
 }

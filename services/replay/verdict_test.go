@@ -103,9 +103,15 @@ func TestTruncated(t *testing.T) {
 		{"empty topic, then as many as are retained", taken(10, 14*m), evidence{kept: 3, first: at(11, 13*m), head: at(13, 11*m), next: at(11, 13*m), streamFirst: at(5, 19*m), streamLast: 20}, false},
 		{"empty topic, then one more than is retained", taken(9, 15*m), full(at(10, 14*m), wire.Position{}), true},
 		{"empty topic, then cleared", taken(9, 15*m), evidence{kept: 1, first: at(20, m), head: at(20, m), next: at(20, m), marker: 20, streamFirst: at(5, 19*m), streamLast: 20}, true},
+		{"empty topic, then the log began to keep more, the topic was full", taken(10, 14*m), evidence{kept: 2, first: at(12, 12*m), head: at(13, 11*m), next: at(12, 12*m), streamFirst: at(5, 19*m), streamLast: 20, grownAt: 15, grownFrom: 2}, true},
+		{"empty topic, then the log began to keep more, the topic was not full", taken(10, 14*m), evidence{kept: 2, first: at(12, 12*m), head: at(13, 11*m), next: at(12, 12*m), streamFirst: at(5, 19*m), streamLast: 20, grownAt: 15, grownFrom: 3}, false},
+		{"empty topic, after the log began to keep more", taken(10, 14*m), evidence{kept: 2, first: at(12, 12*m), head: at(13, 11*m), next: at(12, 12*m), streamFirst: at(5, 19*m), streamLast: 20, grownAt: 10, grownFrom: 2}, false},
 		{"empty topic, as long ago as can be remembered", taken(4, r.TTL+memory), none(at(5, 19*m)), false},
 		{"empty topic, longer ago", taken(4, r.TTL+memory+time.Millisecond), none(at(5, 19*m)), true},
 		{"empty topic, the log ends before it", taken(21, m), none(at(5, 19*m)), true},
+
+		{"empty topic, a message was seen to come and to go", taken(7, 17*m), func() evidence { e := none(at(5, 19*m)); e.lost = true; return e }(), true},
+		{"empty topic, one of several was seen to go", taken(7, 17*m), evidence{kept: 1, first: at(13, m), head: at(13, m), next: at(13, m), lost: true, streamFirst: at(5, 19*m), streamLast: 20}, true},
 	} {
 		if got := truncated(c.p, c.e, r, now); got != c.want {
 			t.Errorf("%s: %v of %+v is truncated: %v, want %v", c.name, c.p, c.e, got, c.want)
@@ -125,5 +131,48 @@ func TestWithoutTTLNothingExpiresOrIsForgotten(t *testing.T) {
 	e.kept, e.first, e.at, e.atTopic = 1, next, wire.Position{}, false
 	if truncated(wire.Position{Seq: 10, Ts: -2}, e, r, now) {
 		t.Error("an empty topic's position is truncated after decades")
+	}
+}
+
+// A log with a bound in bytes evicts the oldest of any topic without a trace:
+// behind where it begins now, only a witness proves that nothing is gone.
+func TestTruncatedWithABoundInBytes(t *testing.T) {
+	now := time.UnixMilli(1_800_000_000_000)
+	r := Retention{Size: 3, TTL: time.Hour, Bytes: 1 << 20}
+	ms := now.Add(-time.Minute).UnixMilli()
+	taken := wire.Position{Seq: 7, Ts: -ms}
+	at := func(seq int64) wire.Position { return wire.Position{Seq: seq, Ts: ms + seq} }
+	for _, c := range []struct {
+		name        string
+		streamFirst int64
+		kept, first int64
+		seen, want  bool
+	}{
+		{"empty, begins before", 5, 0, 0, false, false},
+		{"empty, begins right behind", 8, 0, 0, false, false},
+		{"empty, begins later", 9, 0, 0, false, true},
+		{"empty, begins later, watched", 9, 0, 0, true, false},
+		{"empty log, nothing since", 8, 0, 0, false, false},
+		{"two since, begins before", 5, 2, 12, false, false},
+		{"two since, begins later", 9, 2, 12, false, true},
+		{"two since, begins later, watched", 9, 2, 12, true, false},
+		{"two since, begins with the first of them", 12, 2, 12, false, true},
+		{"four since, watched", 9, 4, 12, true, true},
+	} {
+		e := evidence{kept: int(c.kept), streamFirst: wire.Position{Seq: c.streamFirst, Ts: ms - 1}, streamLast: 20, seen: c.seen}
+		if c.streamFirst > 7 {
+			e.streamFirst = at(c.streamFirst)
+		}
+		if c.kept > 0 {
+			e.first, e.next, e.head = at(c.first), at(c.first), at(c.first+c.kept-1)
+		}
+		if got := truncated(taken, e, r, now); got != c.want {
+			t.Errorf("%s: truncated %v, want %v", c.name, got, c.want)
+		}
+		r := r
+		r.Bytes = 0
+		if got, want := truncated(taken, e, r, now), c.kept > 3; got != want {
+			t.Errorf("%s, without a bound: truncated %v, want %v", c.name, got, want)
+		}
 	}
 }

@@ -17,34 +17,59 @@ import (
 )
 
 const (
-	connectTimeout = 5 * time.Second
-	readTimeout    = 5 * time.Second
+	// connectTimeout and readTimeout together are less than who asks for
+	// messages waits.
+	connectTimeout = 2 * time.Second
+	readTimeout    = 2 * time.Second
 	writeTimeout   = 30 * time.Second
+
+	// maxConnections bounds the pool where the URL does not (pool_max_conns).
+	// Writers hold half of them at most: readers don't wait for copiers.
+	maxConnections = 16
 )
 
 // Archive is the copy of replayed streams in Postgres. Its methods may be called
 // concurrently and by several processes at once. While Postgres is away they
 // return a *wire.Error UNAVAILABLE, which wraps the cause.
 type Archive struct {
-	pool *pgxpool.Pool
+	pool    *pgxpool.Pool
+	writers chan struct{} // one for each transaction under way
+}
+
+// CheckURL returns an error where [Open] would. It does not repeat the URL,
+// which may hold a password.
+func CheckURL(url string) error {
+	_, err := parse(url)
+	return err
+}
+
+func parse(url string) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("not a postgres:// URL that can be used")
+	}
+	if cfg.ConnConfig.ConnectTimeout == 0 {
+		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	if !strings.Contains(url, "pool_max_conns") {
+		cfg.MaxConns = maxConnections
+	}
+	cfg.MinConns, cfg.MinIdleConns = 0, 0
+	return cfg, nil
 }
 
 // Open returns the archive in the database of a postgres:// URL. It connects
 // when it is first used: only a URL that can't be read is an error.
 func Open(ctx context.Context, url string) (*Archive, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := parse(url)
 	if err != nil {
-		return nil, fmt.Errorf("read the archive's URL: %w", err)
+		return nil, fmt.Errorf("open the archive: %w", err)
 	}
-	if cfg.ConnConfig.ConnectTimeout == 0 {
-		cfg.ConnConfig.ConnectTimeout = connectTimeout
-	}
-	cfg.MinConns, cfg.MinIdleConns = 0, 0
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the archive: %w", err)
 	}
-	return &Archive{pool: pool}, nil
+	return &Archive{pool: pool, writers: make(chan struct{}, max(cfg.MaxConns/2, 1))}, nil
 }
 
 // Close closes all connections and waits for those in use.
@@ -52,6 +77,12 @@ func (a *Archive) Close() { a.pool.Close() }
 
 // tx runs f in a transaction.
 func (a *Archive) tx(ctx context.Context, f func(pgx.Tx) error) error {
+	select {
+	case a.writers <- struct{}{}:
+		defer func() { <-a.writers }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	return pgx.BeginFunc(ctx, a.pool, f)
 }
 

@@ -42,7 +42,7 @@ func TestRoundTripByteForByte(t *testing.T) {
 	}
 	slices.Reverse(sent) // whatever the order
 	store(t, a, sent...)
-	got, whole, more, err := a.Since(t.Context(), stream, "chat.a", wire.Position{}, 0, 100, 1<<30)
+	got, whole, more, err := since(t, a, stream, "chat.a", wire.Position{}, 0, 100, 1<<30)
 	if err != nil || !whole || more {
 		t.Fatalf("Since: whole %v, more %v, err %v, want true, false, nil", whole, more, err)
 	}
@@ -75,7 +75,7 @@ func TestBounds(t *testing.T) {
 		{7, 0, 10, 1000, nil, 0, false},
 	} {
 		after := wire.Position{Seq: test.after}
-		ms, _, more, err := a.Since(t.Context(), stream, "chat.a", after, test.before, test.limit, test.bytes)
+		ms, _, more, err := since(t, a, stream, "chat.a", after, test.before, test.limit, test.bytes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +127,7 @@ func TestWholeOnlyWhereItIsProven(t *testing.T) {
 	if _, whole := read(t, a, "chat.none", at(2), 0); whole {
 		t.Error("a position of another topic: whole true, want false")
 	}
-	ms, whole, _, err := a.Since(t.Context(), "fl_replay_other", "chat.a", at(2), 0, 10, 10)
+	ms, whole, _, err := since(t, a, "fl_replay_other", "chat.a", at(2), 0, 10, 10)
 	if err != nil || whole || len(ms) > 0 {
 		t.Errorf("a stream without archive: %v, whole %v, err %v, want none, false, nil", ms, whole, err)
 	}
@@ -196,9 +196,22 @@ func TestClear(t *testing.T) {
 	expect(t, a, "chat.a", wire.Position{}, 0, nil, true)
 	expect(t, a, "chat.b", wire.Position{}, 0, []int64{5}, true)
 	expect(t, a, "chat.b", at(4), 0, []int64{5}, false)
+	for _, want := range []int64{4, 0} {
+		if n, err := a.Sweep(t.Context(), stream); err != nil || n != want {
+			t.Errorf("Sweep = %d, %v, want %d, nil", n, err, want)
+		}
+	}
 	if got := count(t, a, "archive_message"); got != 1 {
 		t.Errorf("messages left: got %d, want 1", got)
 	}
+	expect(t, a, "chat.b", at(4), 0, []int64{5}, false)
+	if _, err := a.Clean(t.Context(), stream, epoch.Add(time.Hour), 10); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, a, "archive_clear"); got != 0 {
+		t.Errorf("notes of what is cleaned away: got %d, want 0", got)
+	}
+	expect(t, a, "chat.b", at(4), 0, nil, false)
 }
 
 func TestClean(t *testing.T) {
@@ -280,7 +293,7 @@ func TestPostgresAway(t *testing.T) {
 	}
 	all := func() {
 		t.Helper()
-		_, _, _, err := a.Since(t.Context(), stream, "chat.a", wire.Position{}, 0, 10, 10)
+		_, _, _, err := since(t, a, stream, "chat.a", wire.Position{}, 0, 10, 10)
 		away("Since", err)
 		away("Store", a.Store(t.Context(), stream, plain("chat.a", 1)))
 		away("Clear", a.Clear(t.Context(), stream, "chat.a", 1))
@@ -338,8 +351,8 @@ func TestSequencesAreLarge(t *testing.T) {
 	if err := a.Clear(t.Context(), stream, "chat.a", far+1); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := a.Clean(t.Context(), stream, ms[3].Time, 10); err != nil || n != 1 {
-		t.Fatalf("Clean = %d, %v, want 1, nil", n, err)
+	if n, err := a.Clean(t.Context(), stream, ms[3].Time, 10); err != nil || n != 3 {
+		t.Fatalf("Clean = %d, %v, want 3, nil", n, err)
 	}
 	expect(t, a, "chat.a", wire.Position{}, 0, []int64{far + 3, far + 4}, true)
 }

@@ -2,53 +2,79 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// deleteAtOnce is how many messages one statement of [Archive.Clear] deletes.
+// deleteAtOnce is how many messages one statement of [Archive.Sweep] deletes.
 const deleteAtOnce = 1000
 
 // Clear removes the messages of a topic up to a sequence, or with topic "" those
-// of all topics. They are not found any more from the first moment, nor when
-// they are copied later; positions before upTo are no longer whole. Deleting
-// them takes its time: where that fails, or ctx ends, Clean or the next Clear
-// goes on.
+// of all topics. They are not found any more from then on, nor when they are
+// copied later; positions before upTo are no longer whole. [Archive.Sweep]
+// deletes them.
 func (a *Archive) Clear(ctx context.Context, stream, topic string, upTo int64) error {
-	id, err := a.clear(ctx, stream, topic, upTo)
-	if err != nil || id == 0 {
-		return away("clear "+stream, err)
-	}
-	for {
-		n, err := a.delete(ctx, `
-			delete from fairlead.archive_message where log = $1 and seq = any (array(
-				select seq from fairlead.archive_message
-				where log = $1 and ($2 = '' or topic = $2) and (seq < $3 or seq = $3 and not marker)
-				order by seq limit $4 for update skip locked))`, id, topic, upTo, deleteAtOnce)
-		if err != nil || n < deleteAtOnce {
-			return away("clear "+stream, err)
-		}
-	}
-}
-
-// clear notes that a topic was cleared and returns the log.
-func (a *Archive) clear(ctx context.Context, stream, topic string, upTo int64) (id int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	err = a.pool.QueryRow(ctx, `
+	_, err := a.pool.Exec(ctx, `
 		insert into fairlead.archive_clear as c (log, topic, upto)
 		select id, $2, $3 from fairlead.archive_log where stream = $1 order by id desc limit 1
-		on conflict (log, topic) do update set upto = greatest(c.upto, excluded.upto)
-		returning log`, stream, topic, upTo).Scan(&id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, nil
-	}
-	return id, err
+		on conflict (log, topic) do update set upto = greatest(c.upto, excluded.upto), swept = false`, stream, topic, upTo)
+	return away("clear "+stream, err)
 }
 
-func (a *Archive) delete(ctx context.Context, sql string, args ...any) (int64, error) {
+// Sweep deletes what was cleared, a batch at a time, and returns how many
+// messages that were. Where it fails, or ctx ends, the next one goes on.
+func (a *Archive) Sweep(ctx context.Context, stream string) (removed int64, err error) {
+	notes, err := a.unswept(ctx, stream)
+	if err != nil {
+		return 0, away("sweep "+stream, err)
+	}
+	for _, n := range notes {
+		for {
+			some, err := a.exec(ctx, `
+				delete from fairlead.archive_message where log = $1 and seq = any (array(
+					select seq from fairlead.archive_message
+					where log = $1 and ($2 = '' or topic = $2) and (seq < $3 or seq = $3 and not marker)
+					order by seq limit $4 for update skip locked))`, n.Log, n.Topic, n.UpTo, deleteAtOnce)
+			removed += some
+			if err != nil {
+				return removed, away("sweep "+stream, err)
+			}
+			if some < deleteAtOnce {
+				break
+			}
+		}
+		// Unless it was cleared again meanwhile.
+		if _, err := a.exec(ctx, `
+			update fairlead.archive_clear set swept = true where log = $1 and topic = $2 and upto = $3`, n.Log, n.Topic, n.UpTo); err != nil {
+			return removed, away("sweep "+stream, err)
+		}
+	}
+	return removed, nil
+}
+
+// note says that a topic was cleared.
+type note struct {
+	Log   int64
+	Topic string // "": all of them
+	UpTo  int64
+}
+
+func (a *Archive) unswept(ctx context.Context, stream string) ([]note, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	found, err := a.pool.Query(ctx, `
+		select log, topic, upto from fairlead.archive_clear
+		where not swept and log in (select id from fairlead.archive_log where stream = $1)`, stream)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(found, pgx.RowToStructByPos[note])
+}
+
+func (a *Archive) exec(ctx context.Context, sql string, args ...any) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	tag, err := a.pool.Exec(ctx, sql, args...)
@@ -117,6 +143,9 @@ func (a *Archive) cleanBatch(ctx context.Context, id int64, before time.Time, ba
 			return err
 		}
 		if _, err := tx.Exec(ctx, `delete from fairlead.archive_hole where log = $1 and last <= $2`, id, *upTo); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `delete from fairlead.archive_clear where log = $1 and upto <= $2`, id, *upTo); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, `

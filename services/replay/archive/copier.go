@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,7 +25,7 @@ const (
 	batchBytes    = 8 << 20 // of payload; more where one message may be larger
 	maxAckPending = 10 * batchMessages
 
-	ackWait        = 30 * time.Second // what a killed copier held comes again after that
+	ackWait        = 10 * time.Second // what a killed copier held comes again after that
 	pullFor        = 10 * time.Second
 	stopTimeout    = 5 * time.Second // for a batch that is being stored when a copier stops
 	heartbeat      = 2 * time.Second // a pull that lost its server is noticed after two
@@ -38,13 +39,22 @@ const (
 	retryTo   = 2 * time.Second
 )
 
-// CopierConfig says what a [Copier] copies. All fields but Log are needed.
+// CopierConfig says what a [Copier] copies. All fields but Log and Counts are
+// needed.
 type CopierConfig struct {
 	Archive   *Archive
 	JetStream jetstream.JetStream
 	Stream    string
 	Namespace wire.Namespace
 	Log       *slog.Logger // says when copying stops and goes on; nothing when nil
+	Counts    *Counts      // several copiers may add to the same
+}
+
+// Counts are what copiers did.
+type Counts struct {
+	Copied        atomic.Int64 // messages archived
+	Holes         atomic.Int64 // ranges of sequences that were gone before they were copied
+	Interruptions atomic.Int64 // times that copying stopped for something in its way
 }
 
 // Copier copies a whole stream to the archive. Any number of them, in any
@@ -56,11 +66,13 @@ type Copier struct {
 	mu       sync.Mutex // guards what follows
 	position int64      // of the log, as far as this copier knows
 	lag      lag
+	stopped  time.Time // since when something is in the way; zero: nothing
 }
 
 // NewCopier returns a copier that [Copier.Run] starts.
 func NewCopier(cfg CopierConfig) *Copier {
 	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)).With("stream", cfg.Stream)
+	cfg.Counts = cmp.Or(cfg.Counts, &Counts{})
 	return &Copier{cfg: cfg, ackWait: ackWait}
 }
 
@@ -80,6 +92,7 @@ func (c *Copier) copy(ctx context.Context) {
 		wait = retryFrom
 		if said {
 			c.cfg.Log.Info("archive goes on")
+			c.interrupted(time.Time{})
 			said = false
 		}
 	}
@@ -99,6 +112,8 @@ func (c *Copier) copy(ctx context.Context) {
 		}
 		if !said && !passes(err) {
 			c.cfg.Log.Warn("archive interrupted", "err", err)
+			c.cfg.Counts.Interruptions.Add(1)
+			c.interrupted(time.Now())
 			said = true
 		}
 		timer := time.NewTimer(wait/2 + rand.N(wait))
@@ -119,6 +134,12 @@ var errReplaced = errors.New("the stream may be another one")
 // or one that nobody has made yet.
 func passes(err error) bool {
 	return errors.Is(err, errReplaced) || errors.Is(err, errOther) || errors.Is(err, jetstream.ErrStreamNotFound)
+}
+
+func (c *Copier) interrupted(since time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = since
 }
 
 func (c *Copier) reached(position int64) {

@@ -11,22 +11,41 @@ import (
 // observeEvery is how old the figures of [Copier.Lag] may be.
 const observeEvery = 2 * time.Second
 
-// lag is how far the copy of a stream is behind, as seen last.
-type lag struct {
-	messages int64
-	oldest   time.Time // when the oldest message that is not copied was stored; zero: all are
+// Lag is how far the copy of a stream is behind.
+type Lag struct {
+	Messages int64         // not archived yet
+	Bytes    int64         // of the stream that they take, roughly
+	Age      time.Duration // of the oldest of them
+	// Share is how much of what the stream keeps they are: at 1 it gives up
+	// messages that are not archived. It takes them to be of one topic: that is
+	// the worst.
+	Share float64
+	// Stopped is for how long nothing could be copied since something was in
+	// the way.
+	Stopped time.Duration
 }
 
-// Lag returns how many messages of the stream are not archived yet, and how old
-// the oldest of them is. It is of all copiers of the stream, and at most a few
-// seconds old; while NATS is away it is what was seen last, growing older.
-func (c *Copier) Lag() (messages int64, age time.Duration) {
+// lag is how far the copy of a stream is behind, as seen last.
+type lag struct {
+	messages, bytes int64
+	oldest          time.Time // when the oldest message that is not copied was stored; zero: all are
+	share           float64
+}
+
+// Lag returns how far the copy is behind. It is of all copiers of the stream,
+// and at most a few seconds old; while NATS is away it is what was seen last,
+// growing older.
+func (c *Copier) Lag() Lag {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.lag.oldest.IsZero() {
-		return c.lag.messages, 0
+	out := Lag{Messages: c.lag.messages, Bytes: c.lag.bytes, Share: c.lag.share}
+	if !c.lag.oldest.IsZero() {
+		out.Age = max(time.Since(c.lag.oldest), 0)
 	}
-	return c.lag.messages, max(time.Since(c.lag.oldest), 0)
+	if !c.stopped.IsZero() {
+		out.Stopped = time.Since(c.stopped)
+	}
+	return out
 }
 
 func (c *Copier) observe(ctx context.Context) {
@@ -56,11 +75,12 @@ func (c *Copier) look(ctx context.Context) (lag, error) {
 	if err != nil {
 		return lag{}, err
 	}
-	behind := int64(stream.CachedInfo().State.Msgs)
+	info := stream.CachedInfo()
+	behind := int64(info.State.Msgs)
 	consumer, err := stream.Consumer(ctx, Durable)
 	if err == nil {
-		info := consumer.CachedInfo()
-		behind = int64(info.NumPending) + int64(info.NumAckPending)
+		of := consumer.CachedInfo()
+		behind = int64(of.NumPending) + int64(of.NumAckPending)
 	} else if !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return lag{}, err
 	}
@@ -74,5 +94,24 @@ func (c *Copier) look(ctx context.Context) (lag, error) {
 	if err != nil || !there { // copied meanwhile
 		return lag{}, err
 	}
-	return lag{messages: behind, oldest: at}, nil
+	seen := lag{messages: behind, oldest: at}
+	if n := int64(info.State.Msgs); n > 0 {
+		seen.bytes = int64(float64(info.State.Bytes) / float64(n) * float64(behind))
+	}
+	seen.share = share(seen, info.Config)
+	return seen, nil
+}
+
+// share returns how much of what a stream keeps is not copied.
+func share(l lag, cfg jetstream.StreamConfig) (of float64) {
+	if cfg.MaxMsgsPerSubject > 0 {
+		of = float64(l.messages) / float64(cfg.MaxMsgsPerSubject)
+	}
+	if cfg.MaxBytes > 0 {
+		of = max(of, float64(l.bytes)/float64(cfg.MaxBytes))
+	}
+	if cfg.MaxAge > 0 {
+		of = max(of, float64(time.Since(l.oldest))/float64(cfg.MaxAge))
+	}
+	return of
 }

@@ -16,6 +16,7 @@ type log struct {
 	first    int64 // what is before it was cleaned away
 	position int64 // everything from first up to here is stored, or in a hole
 	last     int64 // greatest sequence stored
+	stored   int64 // messages stored that were not there before
 }
 
 // lockLog returns the current log of a stream, id 0 where there is none. Until

@@ -65,10 +65,20 @@ func store(t *testing.T, a *Archive, ms ...Message) {
 	}
 }
 
+// since reads a range of a topic.
+func since(t *testing.T, a *Archive, stream, topic string, after wire.Position, before int64, limit, bytes int) (ms []wire.ReplayMessage, whole, more bool, err error) {
+	t.Helper()
+	page, err := a.Since(t.Context(), Query{Stream: stream, Topic: topic, After: after, Before: before, Limit: limit, Bytes: bytes})
+	if err != nil {
+		return nil, false, false, err
+	}
+	return page.Messages, page.Whole, page.More, nil
+}
+
 // read reads all of a topic behind a position.
 func read(t *testing.T, a *Archive, topic string, after wire.Position, before int64) (seqs []int64, whole bool) {
 	t.Helper()
-	ms, whole, more, err := a.Since(t.Context(), stream, topic, after, before, 100_000, 1<<30)
+	ms, whole, more, err := since(t, a, stream, topic, after, before, 100_000, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}

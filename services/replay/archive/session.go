@@ -99,6 +99,7 @@ func (s *session) copy(ctx context.Context, p *pulled, batch []*nats.Msg) error 
 	if err != nil {
 		return err
 	}
+	s.c.cfg.Counts.Copied.Add(l.stored)
 	s.reached(l)
 	s.working()
 	for _, msg := range batch {
@@ -150,6 +151,7 @@ func (s *session) settle(ctx context.Context) error {
 		return err
 	}
 	if holes > 0 {
+		s.c.cfg.Counts.Holes.Add(holes)
 		s.c.cfg.Log.Warn("messages were gone before they were archived", "ranges", holes, "seq", l.position)
 	}
 	s.reached(l)

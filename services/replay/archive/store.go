@@ -63,7 +63,7 @@ func (l *log) store(ctx context.Context, tx pgx.Tx, ms []Message) error {
 		}
 	}
 	// What was cleaned away stays away, though it is delivered again.
-	_, err := tx.Exec(ctx, `
+	tag, err := tx.Exec(ctx, `
 		insert into fairlead.archive_message (log, seq, ts, topic, event, payload, sender, exclude, marker)
 		select $1, u.* from unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[], $9::boolean[])
 			as u (seq, ts, topic, event, payload, sender, exclude, marker)
@@ -73,6 +73,7 @@ func (l *log) store(ctx context.Context, tx pgx.Tx, ms []Message) error {
 	if err != nil {
 		return err
 	}
+	l.stored += tag.RowsAffected()
 	return l.advance(ctx, tx, r.seq)
 }
 

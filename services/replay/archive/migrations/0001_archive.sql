@@ -45,6 +45,7 @@ create table fairlead.archive_clear (
 	log   bigint not null,
 	topic text   collate "C" not null, -- '': every topic
 	upto  bigint not null,
+	swept boolean not null default false, -- it is deleted
 	primary key (log, topic)
 );
 
