@@ -60,14 +60,6 @@ func firstOf(ctx context.Context, nc *nats.Conn, topic string) (wire.Position, e
 	return page.Messages[0].Position, nil
 }
 
-// headOf returns the position of the newest message of a topic.
-func headOf(ctx context.Context, nc *nats.Conn, topic string) (wire.Position, error) {
-	ctx, cancel := context.WithTimeout(ctx, busWait)
-	defer cancel()
-	head, err := bus.Call[wire.ReplayTopic, wire.ReplayHead](ctx, nc, siteNamespace.Svc("replay", "head"), wire.ReplayTopic{Topic: topic})
-	return wire.Position{Seq: head.Seq, Ts: head.Ts}, err
-}
-
 // writer publishes into the stream over NATS, with a bound on what was not
 // acknowledged: above its own bound the server drops.
 type writer struct {

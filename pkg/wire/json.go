@@ -12,9 +12,13 @@ const maxDepth = 512
 // ValidJSON reports whether b is one JSON value (RFC 8259) in valid UTF-8, with
 // nothing but white space around it and at most 512 levels deep. It does not
 // allocate and keeps nothing.
-func ValidJSON(b []byte) bool {
+func ValidJSON(b []byte) bool { return validJSON(b, 0) }
+
+// validJSON is [ValidJSON] for a value that nests around others: so many levels
+// more are allowed.
+func validJSON(b []byte, around int) bool {
 	i := skipSpace(b, 0)
-	end := scanValue(b, i, 0)
+	end := scanValue(b, i, -around)
 	return end > 0 && skipSpace(b, end) == len(b) && utf8.Valid(b)
 }
 

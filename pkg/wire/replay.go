@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 )
 
@@ -152,9 +153,20 @@ type ReplayPage struct {
 	More        bool  // there are more messages behind these
 }
 
+// What a page takes beside its messages, and a message beside its parts.
+const (
+	pageRoom    = 256
+	messageRoom = 128
+)
+
 // AppendJSON appends the page as `since` answers it. Payloads keep their bytes.
 func (p *ReplayPage) AppendJSON(dst []byte) []byte {
-	dst = append(dst, `{"messages":[`...)
+	size := pageRoom
+	for i := range p.Messages {
+		m := &p.Messages[i]
+		size += len(m.Payload) + len(m.Event) + len(m.User) + len(m.Exclude) + messageRoom
+	}
+	dst = append(slices.Grow(dst, size), `{"messages":[`...)
 	for i := range p.Messages {
 		if i > 0 {
 			dst = append(dst, ',')
@@ -196,46 +208,4 @@ func (m *ReplayMessage) appendJSON(dst []byte) []byte {
 		dst = append(AppendString(dst, m.Exclude), '}')
 	}
 	return dst
-}
-
-// UnmarshalJSON reads what [ReplayPage.AppendJSON] writes.
-func (p *ReplayPage) UnmarshalJSON(data []byte) error {
-	var page struct {
-		Messages    []ReplayMessage `json:"messages"`
-		Seq         int64           `json:"seq"`
-		Ts          int64           `json:"ts"`
-		Truncated   bool            `json:"truncated"`
-		MissingFrom int64           `json:"missingFrom"`
-		More        bool            `json:"more"`
-		Base        Position        `json:"base"`
-		At          Position        `json:"at"`
-	}
-	if err := json.Unmarshal(data, &page); err != nil {
-		return err
-	}
-	*p = ReplayPage{
-		Messages: page.Messages, Base: page.Base, Head: Position{page.Seq, page.Ts}, At: page.At,
-		Truncated: page.Truncated, MissingFrom: page.MissingFrom, More: page.More,
-	}
-	return nil
-}
-
-// UnmarshalJSON reads one message of a page.
-func (m *ReplayMessage) UnmarshalJSON(data []byte) error {
-	var f struct {
-		ServerFrame
-		Exclude string `json:"exclude"`
-	}
-	if err := json.Unmarshal(data, &f); err != nil {
-		return err
-	}
-	payload, err := f.Payload()
-	if err != nil {
-		return InvalidField("base64", "must be base64")
-	}
-	*m = ReplayMessage{
-		Position: Position{f.Seq, f.Ts}, Prev: f.Prev, Event: f.Event,
-		Payload: payload, User: f.From, Exclude: f.Exclude,
-	}
-	return nil
 }

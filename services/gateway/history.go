@@ -24,7 +24,8 @@ const (
 // since asks the replay service for messages.
 func (g *Service) since(ctx context.Context, req wire.ReplaySinceRequest) (*wire.ReplayPage, error) {
 	g.metrics.histories.Add(1)
-	return askReplay[wire.ReplaySinceRequest, *wire.ReplayPage](ctx, g, "since", req)
+	page, err := askReplay[wire.ReplaySinceRequest, wire.ReplayPage](ctx, g, "since", req)
+	return &page, err
 }
 
 // askReplay asks the replay service. A question that nobody can answer yet is
@@ -109,7 +110,7 @@ func (c *connection) history(f *wire.Frame) *wire.Error {
 	}
 	rule := c.g.rules.Current().Topic(f.Topic)
 	return c.ask(f, func(ctx context.Context) ([]byte, error) {
-		page, err := c.g.since(ctx, req)
+		page, err := c.g.past(ctx, req)
 		if err != nil {
 			return nil, err
 		}

@@ -60,20 +60,18 @@ func (g *Service) prepare(ctx context.Context, in *interest, p *pendingSubscribe
 		in.mu.Unlock()
 		return r
 	}
-	if p.hasAfter {
-		if _, ok := t.after(p.after, time.Now()); ok {
-			in.mu.Unlock()
-			g.metrics.ringHits.Add(1)
+	in.mu.Unlock()
+	var page *wire.ReplayPage
+	var err error
+	if p.last > 0 {
+		page, err = g.past(ctx, wire.ReplaySinceRequest{Topic: in.topic, Last: p.last})
+	} else {
+		var hit bool
+		if page, hit, err = g.missed(ctx, in, t, p.after); hit {
 			r.from, r.known = p.after, true
 			return r
 		}
 	}
-	in.mu.Unlock()
-	req := wire.ReplaySinceRequest{Topic: in.topic, After: p.after.Seq, Ts: p.after.Ts, Last: p.last, Limit: maxHistory}
-	if p.last > 0 {
-		req.After, req.Ts, req.Limit = 0, 0, 0
-	}
-	page, err := g.since(ctx, req)
 	if err != nil {
 		e := wire.AsError(err)
 		g.metrics.unrecovered.Add(1)
@@ -260,7 +258,7 @@ func (u *catchUp) run(ctx context.Context) {
 			}
 			continue
 		}
-		page, err := c.g.since(ctx, wire.ReplaySinceRequest{Topic: in.topic, After: u.at.Seq, Ts: u.at.Ts, Limit: maxHistory})
+		page, err := c.g.past(ctx, wire.ReplaySinceRequest{Topic: in.topic, After: u.at.Seq, Ts: u.at.Ts, Limit: maxHistory})
 		switch {
 		case err == nil:
 			failing = time.Time{}

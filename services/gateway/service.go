@@ -71,6 +71,7 @@ type Service struct {
 	rings   ringBudget
 	acks    *acks
 	batches chan struct{} // one element per open atomic batch
+	reading chan struct{} // one element per page that is read for a client
 	ledgers ledgers
 	streams streams.Store
 	// readStreams is JetStream on the connection for reads.
@@ -109,6 +110,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		lost:        make(chan struct{}, 1),
 		acks:        newAcks(),
 		batches:     make(chan struct{}, batchesAtOnce),
+		reading:     make(chan struct{}, pastPerCore*runtime.GOMAXPROCS(0)),
 		tracer:      deps.Trace,
 	}
 	g.log = deps.Log.With("service", "gateway", "gateway", g.id)

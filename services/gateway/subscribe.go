@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -125,10 +126,16 @@ func (c *connection) settle() {
 		}
 		return
 	}
-	for i, r := range c.prepareAll(ctx, pending) {
+	looking, stop := context.WithTimeout(context.Background(), resumeWait)
+	defer stop()
+	for i, r := range c.prepareAll(looking, pending) {
 		c.topics = append(c.topics, c.attach(&pending[i], r))
 	}
 }
+
+// resumeWait bounds how long subscriptions wait for the past that they begin
+// with, while many others do.
+const resumeWait = 10 * time.Second
 
 // prepareAtOnce bounds how many topics of one array are looked up at a time.
 const prepareAtOnce = 16

@@ -27,6 +27,8 @@ type trail struct {
 
 	waiting
 
+	reads chan struct{} // an element for each page that is being read for a client
+
 	checked time.Time // the log was seen to be ahead then, and was not read yet
 }
 
@@ -49,7 +51,7 @@ const (
 type ringBudget struct{ used atomic.Int64 }
 
 func newTrail(stream string, size int, ttl time.Duration, budget *ringBudget) *trail {
-	return &trail{stream: stream, size: size, ttl: ttl, budget: budget, waiting: newWaiting()}
+	return &trail{stream: stream, size: size, ttl: ttl, budget: budget, waiting: newWaiting(), reads: make(chan struct{}, pastOfTopic)}
 }
 
 // step says what a message is to a trail.

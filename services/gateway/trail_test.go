@@ -85,3 +85,58 @@ func TestTrailAnswersFromItsRing(t *testing.T) {
 		t.Errorf("the rings use %d bytes after all is forgotten", got)
 	}
 }
+
+// What was read for one client is put in front of the ring for the next, where
+// the two meet, as far as it fits.
+func TestTrailTakesAPageInFrontOfItsRing(t *testing.T) {
+	page := func(base wire.Position, from, to int64) *wire.ReplayPage {
+		p := &wire.ReplayPage{Base: base}
+		for seq := from; seq <= to; seq++ {
+			p.Messages = append(p.Messages, wire.ReplayMessage{Position: at(seq, 1000+seq), Prev: seq - 1, Event: "message", Payload: []byte("1")})
+		}
+		return p
+	}
+	cut := page(at(5, 1005), 6, 10)
+	cut.Truncated = true
+	more := page(at(5, 1005), 6, 10)
+	more.More = true
+	other := page(at(5, 1005), 6, 10)
+	other.Messages[4].Ts++
+	for _, tt := range []struct {
+		name string
+		page *wire.ReplayPage
+		size int
+		from wire.Position // the oldest that is answered then
+	}{
+		{"up to the ring", page(at(5, 1005), 6, 10), 100, at(5, 1005)},
+		{"into the ring", page(at(5, 1005), 6, 12), 100, at(5, 1005)},
+		{"without a time", page(at(5, 0), 6, 10), 100, at(5, 0)},
+		{"more than fits", page(at(5, 1005), 6, 10), 4, at(8, 1008)},
+		{"a gap between them", page(at(5, 1005), 6, 9), 100, at(10, 1010)},
+		{"of another log", other, 100, at(10, 1010)},
+		{"truncated", cut, 100, at(10, 1010)},
+		{"not to its end", more, 100, at(10, 1010)},
+	} {
+		budget := &ringBudget{}
+		tr := newTrail("FL_T", tt.size, 0, budget)
+		tr.reset(at(10, 1010))
+		tr.finish()
+		for seq := int64(11); seq <= 12; seq++ {
+			tr.push(trailed{at: at(seq, 1000+seq), prev: seq - 1, frame: []byte("frame")})
+		}
+		tr.extend("t", tt.page, nil)
+		rest, ok := tr.after(tt.from, time.UnixMilli(2000))
+		if got, want := int64(len(rest)), 12-tt.from.Seq; !ok || got != want || tr.base.Seq != tt.from.Seq {
+			t.Errorf("%s: %d messages behind %v (%v), want %d; base %v", tt.name, got, tt.from, ok, want, tr.base)
+		}
+		for i, e := range rest {
+			if want := tt.from.Seq + 1 + int64(i); e.at.Seq != want || e.prev != want-1 {
+				t.Errorf("%s: message %d is %d behind %d", tt.name, i, e.at.Seq, e.prev)
+			}
+		}
+		tr.forget()
+		if got := budget.used.Load(); got != 0 {
+			t.Errorf("%s: the rings use %d bytes after all is forgotten", tt.name, got)
+		}
+	}
+}
