@@ -13,17 +13,27 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// MessageID returns the id that JetStream deduplicates a keyed publish by. Ids
-// are of a whole stream, so topic and publisher are part of it: nobody's key
+// MessageID returns the id that JetStream deduplicates a user's keyed publish
+// by. Ids are of a whole stream, so topic and user are part of it: nobody's key
 // meets another's. salt is 0, or counts tries after an id was found taken by
 // somebody who wrote it by hand.
-func MessageID(topic, publisher, key string, salt int) string {
-	sum := sha256.Sum256([]byte(topic))
-	id := base64.RawURLEncoding.EncodeToString(sum[:12]) + ":" + wire.EscapeToken(publisher) + ":" + wire.EscapeToken(key)
+func MessageID(topic, user, key string, salt int) string {
+	id := messageID(topic, wire.EscapeToken(user), key)
 	if salt > 0 {
 		id += ":" + strconv.Itoa(salt)
 	}
 	return id
+}
+
+// ProducerID is [MessageID] for a producer, a worker that publishes through the
+// replay service; its name may be that of a user, or empty.
+func ProducerID(topic, producer, key string) string {
+	return messageID(topic, "::"+wire.EscapeToken(producer), key) // no user's token has a colon
+}
+
+func messageID(topic, publisher, key string) string {
+	sum := sha256.Sum256([]byte(topic))
+	return base64.RawURLEncoding.EncodeToString(sum[:12]) + ":" + publisher + ":" + wire.EscapeToken(key)
 }
 
 // Ack is JetStream's answer to a publish.

@@ -22,9 +22,12 @@ func TestMessageIDsNeverMeet(t *testing.T) {
 	for _, topic := range []string{"t", "t.a", "t:a", "t.a:b"} {
 		for _, publisher := range parts {
 			for _, key := range parts {
-				for salt := range 3 {
+				for salt := -1; salt < 3; salt++ {
 					what := fmt.Sprintf("%q %q %q %d", topic, publisher, key, salt)
 					id := MessageID(topic, publisher, key, salt)
+					if salt < 0 {
+						what, id = "producer "+what, ProducerID(topic, publisher, key)
+					}
 					if other, ok := seen[id]; ok {
 						t.Fatalf("%s and %s are both %s", other, what, id)
 					}

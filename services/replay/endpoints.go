@@ -222,7 +222,7 @@ func (s *Service) entry(m wire.ReplayPublish) (Log, Entry, error) {
 		if err := wire.CheckKey(m.Key); err != nil {
 			return nil, Entry{}, err
 		}
-		e.ID = streams.MessageID(m.Topic, m.Producer, m.Key, 0)
+		e.ID = streams.ProducerID(m.Topic, m.Producer, m.Key)
 	}
 	return log, e, nil
 }

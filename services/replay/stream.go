@@ -38,7 +38,7 @@ const (
 	// has; after that it scans.
 	indexWait = time.Second
 	// readAtOnce bounds how many messages one read asks for at a time.
-	readAtOnce = 64
+	readAtOnce = 128
 	// readTries bounds how often a read begins again because what it reads is
 	// evicted meanwhile.
 	readTries = 5
