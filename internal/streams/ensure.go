@@ -37,11 +37,25 @@ func (s Store) Ensure(ctx context.Context, rule *rules.Topic) error {
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return s.wrap("look for", cfg.Name, err)
 	}
-	_, err = s.JetStream.CreateStream(ctx, cfg)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return nil // made by another process meanwhile
-	}
+	_, err = s.create(ctx, cfg)
 	return s.wrap("make", cfg.Name, err)
+}
+
+// create makes a stream, and reports whether it did: no error where another
+// process has made it meanwhile. Servers say that in more ways than one: the
+// loser of a race may hear that the store can't be made.
+func (s Store) create(ctx context.Context, cfg jetstream.StreamConfig) (made bool, err error) {
+	if _, err = s.JetStream.CreateStream(ctx, cfg); err == nil {
+		return true, nil
+	}
+	var refused *jetstream.APIError
+	if !errors.As(err, &refused) || overlaps(err) {
+		return false, err
+	}
+	if _, missing := s.JetStream.Stream(ctx, cfg.Name); missing != nil {
+		return false, err
+	}
+	return false, nil
 }
 
 // Drift is a stream that cannot be changed to what its rule says.
@@ -82,13 +96,11 @@ func (s Store) Update(ctx context.Context, rule *rules.Topic) (changed bool, err
 	defer cancel()
 	stream, err := s.JetStream.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if _, err = s.JetStream.CreateStream(ctx, want); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return false, nil // made by another process meanwhile; the next look compares it
-		}
+		made, err := s.create(ctx, want)
 		if overlaps(err) {
 			return false, &Drift{Stream: want.Name, Rule: rule.Name, Err: err, Missing: true}
 		}
-		return err == nil, s.wrap("make", want.Name, err)
+		return made, s.wrap("make", want.Name, err) // another's is compared at the next look
 	}
 	if err != nil {
 		return false, s.wrap("look for", want.Name, err)
