@@ -161,9 +161,12 @@ func TestAWildcardSaysWhatIsGone(t *testing.T) {
 			w.put(c.topic, 0)
 			expect(t, sub, "", "0")
 			w.silently(c.stream, func() {
-				for range c.missed {
+				for i := range c.missed {
 					_, err := w.js.PublishMsgAsync(&nats.Msg{Subject: "fl.topic." + c.topic, Data: []byte("1")})
 					must(t, err)
+					if i%500 == 499 {
+						<-w.js.PublishAsyncComplete()
+					}
 				}
 				<-w.js.PublishAsyncComplete()
 			})
