@@ -328,14 +328,8 @@ func (s *Service) openLog(name string, rule *rules.Topic, reader *reader, feeder
 	s.mu.Lock()
 	old := s.logs[name]
 	s.mu.Unlock()
-	if old != nil {
-		if *old.rule.Replay == *rule.Replay && old.rule.Glob() == rule.Glob() {
-			return
-		}
-		s.mu.Lock()
-		delete(s.logs, name)
-		s.mu.Unlock()
-		old.close()
+	if old != nil && *old.rule.Replay == *rule.Replay && old.rule.Glob() == rule.Glob() {
+		return
 	}
 	log := newStream(name, s.cfg.Namespace, rule.Replay, s.requests, reader, s.cfg.IndexBytes, s.now)
 	log.fill = s.newFiller(name, rule, feeder)
@@ -359,6 +353,9 @@ func (s *Service) openLog(name string, rule *rules.Topic, reader *reader, feeder
 	s.mu.Lock()
 	s.logs[name] = o
 	s.mu.Unlock()
+	if old != nil {
+		old.close() // the new one answers already
+	}
 }
 
 func (o *opened) close() {
