@@ -47,7 +47,7 @@ func (g *Service) accept(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, http.StatusTooManyRequests, "too many connections from this address", time.Second)
 		return
 	}
-	c := &connection{g: g, id: newID(), address: address, opened: time.Now(), request: requestID(r)}
+	c := &connection{g: g, id: newID(), address: address, opened: time.Now(), request: requestID(r), paging: make(chan struct{}, 1)}
 	if token := credential(r, cookie); token != "" {
 		id, err := g.auth.Authenticate(r.Context(), auth.Credentials{Token: token})
 		if err != nil {

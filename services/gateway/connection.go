@@ -31,7 +31,8 @@ type connection struct {
 	direct    []*member          // of the user's and the connection's own subjects
 	pending   []pendingSubscribe // of the array being read; settled together
 	published map[string]struct{}
-	unsettled bool // published since a round trip on that NATS connection
+	paging    chan struct{} // an element while a page of the past waits for room
+	unsettled bool          // published since a round trip on that NATS connection
 	frames    rateWindow
 	greeted   bool // hello has been answered, or an op has stood for it
 	parting   parting

@@ -175,6 +175,8 @@ func (f *fanout) release(in *interest) {
 
 // unsubscribe ends the subscription of an interest that is out of the hub.
 func (f *fanout) unsubscribe(in *interest) error {
+	in.flip.Lock() // a change of rules under way subscribes it, or finds it closed
+	defer in.flip.Unlock()
 	in.close()
 	return errors.Join(f.end(in.sub.Load()), f.end(in.log.Load()))
 }

@@ -15,6 +15,9 @@ import (
 func (g *Service) follow(in *interest, rule *rules.Topic) {
 	in.flip.Lock()
 	defer in.flip.Unlock()
+	if in.ended() {
+		return
+	}
 	replays := rule != nil && rule.Replay != nil
 	if in.sub.Load() != nil && in.replays.Load() == replays {
 		g.retain(in, rule)
@@ -71,7 +74,7 @@ func (g *Service) change(in *interest, rule *rules.Topic, alias string) (old *su
 		return old, err
 	}
 	for _, m := range in.members {
-		m.skip, m.ahead = nil, 0
+		m.skip, m.ahead = nil, wire.Position{}
 		m.conn.out.Send(wire.AppendTruncated(nil, in.topic, 1))
 	}
 	return old, nil
@@ -91,12 +94,28 @@ func (in *interest) eachOf(sub *subscription, fn func(*connection)) int {
 	return len(in.members)
 }
 
+// ended reports whether an interest is out of the hub: what it subscribed now
+// nobody would end.
+func (in *interest) ended() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.closed
+}
+
 // retain takes over what a changed rule retains.
 func (g *Service) retain(in *interest, rule *rules.Topic) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.trail != nil && rule != nil && rule.Replay != nil {
-		in.trail.size, in.trail.ttl = rule.Replay.Size, rule.Replay.TTL
+		t := in.trail
+		t.size, t.ttl = rule.Replay.Size, rule.Replay.TTL
+		if stream := rule.Stream(g.cfg.Namespace); t.stream != stream {
+			t.stream = stream // another log: where it is has to be looked for
+			if !t.mending {
+				t.mending = true
+				g.mend(in)
+			}
+		}
 	}
 }
 

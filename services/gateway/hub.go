@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/outbox"
 )
 
@@ -58,6 +59,7 @@ type interest struct {
 	trail   *trail         // nil: the topic is not replayed
 	tracks  []*streamTrail // of kindPattern: one for each stream of its rules
 	skipped []*member      // with a skip that is not sent yet
+	closed  bool           // nobody will listen any more
 }
 
 // member is one connection's place in an interest. What is below conn and in is
@@ -66,10 +68,11 @@ type member struct {
 	conn *connection
 	in   *interest
 
-	index int   // in in.members; -1: not there, or not yet
-	left  bool  // it will not be there any more
-	ahead int64 // on a replayed topic: it has had everything up to this sequence
-	skip  *skip // messages withheld from it since the last one
+	index int           // in in.members; -1: not there, or not yet
+	left  bool          // it will not be there any more
+	ahead wire.Position // on a replayed topic: it has had everything up to there
+	skip  *skip         // messages withheld from it since the last one
+	catch *catchUp      // what it has to make up for, until it has arrived
 }
 
 // memberships are what one connection listens to: few as a rule, so that

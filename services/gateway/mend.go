@@ -74,7 +74,7 @@ func (g *Service) mend(in *interest) {
 // was held meanwhile.
 func (g *Service) mendTrail(ctx context.Context, in *interest) {
 	var failing time.Time // since when nobody can read
-	for range mendRounds {
+	for rounds := 0; rounds < mendRounds; {
 		in.mu.Lock()
 		t := in.trail
 		if t == nil || !t.mending {
@@ -96,12 +96,14 @@ func (g *Service) mendTrail(ctx context.Context, in *interest) {
 			if ctx.Err() != nil {
 				return
 			}
-			if failing.IsZero() {
-				failing = time.Now() // the question itself may have taken long
-			}
-			if g.link.up() && (!known || refused(err) || time.Since(failing) > mendPatience) {
+			switch {
+			case !g.link.up():
+				failing = time.Time{} // nothing is known while NATS is away
+			case !known || refused(err) || !failing.IsZero() && time.Since(failing) > mendPatience:
 				g.giveUp(in, t)
 				return
+			case failing.IsZero():
+				failing = time.Now() // the question itself may have taken long
 			}
 			if sleep(ctx, mendPause) != nil {
 				return
@@ -112,6 +114,7 @@ func (g *Service) mendTrail(ctx context.Context, in *interest) {
 			return
 		}
 		failing = time.Time{}
+		rounds++
 	}
 	in.mu.Lock()
 	t := in.trail
@@ -134,12 +137,14 @@ func (g *Service) mended(in *interest, t *trail, page *wire.ReplayPage, asked in
 	case page.Truncated:
 		from := page.MissingFrom
 		t.reset(page.Base)
-		at := page.Base
+		at, first := page.Base, page.At
 		if len(page.Messages) == 0 {
 			at = page.At
 			t.reset(at)
+		} else {
+			first = page.Messages[0].Position
 		}
-		g.truncate(in, from, at, 0)
+		g.truncate(in, from, first, at, 0)
 	}
 	g.detach(in, page)
 	for i := range page.Messages {
@@ -188,7 +193,7 @@ func (g *Service) giveUp(in *interest, t *trail) {
 		from := t.at.Seq + 1
 		t.known = false
 		t.forget()
-		g.truncate(in, from, wire.Position{}, 0)
+		g.truncate(in, from, wire.Position{}, wire.Position{}, 0)
 	}
 	t.finish()
 	for _, h := range all {
@@ -241,6 +246,7 @@ func headOf(head string) (seq int64, ok bool) {
 func (in *interest) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.closed = true
 	if in.trail != nil {
 		in.trail.forget()
 		in.trail.finish()

@@ -74,8 +74,13 @@ func (g *Service) compare(ctx context.Context, due []*interest) {
 	byStream := map[string][]*interest{}
 	for _, in := range due {
 		in.mu.Lock()
-		if in.trail != nil && in.trail.known && !in.trail.mending {
-			byStream[in.trail.stream] = append(byStream[in.trail.stream], in)
+		switch t := in.trail; {
+		case t == nil || t.mending:
+		case t.known:
+			byStream[t.stream] = append(byStream[t.stream], in)
+		default: // nobody could say where it is
+			t.mending = true
+			g.mend(in)
 		}
 		for _, t := range in.tracks {
 			g.mendWildcard(in, t)

@@ -75,7 +75,7 @@ func (g *Service) step(in *interest, m *wire.ReplayMessage) {
 	g.metrics.messages.Add(1)
 	n := 0
 	for _, to := range in.members {
-		if to.ahead >= e.at.Seq {
+		if to.ahead.Seq >= e.at.Seq {
 			continue
 		}
 		if e.exclude != "" && e.exclude == to.conn.id {
@@ -123,7 +123,12 @@ func (m *member) sendSkip() {
 	}
 	s := m.skip
 	m.skip = nil
-	m.conn.out.Send(wire.AppendSkip(nil, m.in.topic, s.at.Seq, s.prev, s.at.Ts))
+	frame := wire.AppendSkip(nil, m.in.topic, s.at.Seq, s.prev, s.at.Ts)
+	if source := m.in.source.Load(); source != nil { // behind what a slow connection lost before
+		m.conn.out.DeliverAt(frame, source, &outbox.Mark{Seq: s.at.Seq, Prev: s.prev, Ts: s.at.Ts})
+		return
+	}
+	m.conn.out.Send(frame)
 }
 
 // cleared handles the marker behind which a topic was emptied: positions before
@@ -131,12 +136,13 @@ func (m *member) sendSkip() {
 func (g *Service) cleared(in *interest, m *wire.ReplayMessage) {
 	from := in.trail.at.Seq + 1
 	in.trail.reset(m.Position)
-	g.truncate(in, from, m.Position, m.Prev)
+	g.truncate(in, from, m.Position, m.Position, m.Prev)
 }
 
 // truncate tells every member that messages are gone, and moves them on to at;
-// in.mu is held.
-func (g *Service) truncate(in *interest, from int64, at wire.Position, prev int64) {
+// those who have had first, the message behind the hole, have heard of it, or
+// had what is gone. in.mu is held.
+func (g *Service) truncate(in *interest, from int64, first, at wire.Position, prev int64) {
 	g.metrics.truncations.Add(1)
 	frame := wire.AppendTruncated(nil, in.topic, from)
 	var move []byte
@@ -144,7 +150,10 @@ func (g *Service) truncate(in *interest, from int64, at wire.Position, prev int6
 		move = wire.AppendSkip(nil, in.topic, at.Seq, prev, at.Ts)
 	}
 	for _, to := range in.members {
-		to.skip, to.ahead = nil, 0
+		if first.Ts > 0 && to.ahead.Seq >= first.Seq && to.ahead.Ts >= first.Ts {
+			continue
+		}
+		to.skip, to.ahead = nil, wire.Position{}
 		to.conn.out.Send(frame)
 		if move != nil {
 			to.conn.out.Send(move)

@@ -82,6 +82,9 @@ func (g *Service) prepare(ctx context.Context, in *interest, p *pendingSubscribe
 		return r
 	}
 	r.page, r.from, r.known, r.head = page, page.Base, true, page.Head.Seq
+	if page.At.Seq < page.Base.Seq {
+		r.from = page.At // a position past the head is of another log: what comes now is behind it
+	}
 	if page.Truncated {
 		r.complete, r.missing = false, page.MissingFrom
 	}
@@ -132,6 +135,12 @@ func (c *connection) attach(p *pendingSubscribe, r *resumption) *member {
 	if catch.advance() {
 		return m
 	}
+	if len(catch.todo) > 0 && (catch.at.Ts != 0 || catch.at.Seq == 0) {
+		// A connection may begin many topics and read none: what it does not
+		// take now is read again in its turn.
+		catch.todo, catch.more = nil, true
+	}
+	m.catch = catch
 	if !c.g.mender.spawn(catch.run) {
 		m.left = true
 	}
@@ -157,12 +166,13 @@ func (g *Service) detach(in *interest, page *wire.ReplayPage) {
 	}
 	for i := len(in.members) - 1; i >= 0; i-- {
 		m := in.members[i]
-		if m.conn.out.Queued()+size <= g.cfg.Limits.OutboundBytes/4 || m.ahead > in.trail.at.Seq {
+		if m.conn.out.Queued()+size <= g.cfg.Limits.OutboundBytes/4 || m.ahead.Seq > in.trail.at.Seq {
 			continue
 		}
 		m.sendSkip()
 		in.exit(m)
 		catch := &catchUp{m: m, at: in.trail.at, more: true, rule: in.rule.Load()}
+		m.catch = catch
 		if !g.mender.spawn(catch.run) {
 			m.left = true
 		}
@@ -209,8 +219,9 @@ func (u *catchUp) advance() (done bool) {
 		t.reset(u.at)
 	}
 	if u.at.Seq > t.at.Seq {
-		u.m.ahead = u.at.Seq // its live messages up to there are on their way still
+		u.m.ahead = u.at // its live messages up to there are on their way still
 	}
+	u.m.catch = nil
 	in.enter(u.m)
 	return true
 }
@@ -223,6 +234,7 @@ func (u *catchUp) orphaned() bool {
 		return false
 	}
 	u.m.conn.out.Send(wire.AppendTruncated(nil, in.topic, u.at.Seq+1))
+	u.m.catch = nil
 	in.enter(u.m)
 	return true
 }
@@ -245,12 +257,24 @@ func (u *catchUp) send(e trailed) {
 func (u *catchUp) run(ctx context.Context) {
 	in, c := u.m.in, u.m.conn
 	failing := time.Time{}
+	turn := false // to hold a page: the topics of a connection take turns
+	yield := func() {
+		if turn {
+			<-c.paging
+			turn = false
+		}
+	}
+	defer yield()
 	for {
+		had := len(u.todo) > 0
 		in.mu.Lock()
 		done := u.advance()
 		in.mu.Unlock()
 		if done {
 			return
+		}
+		if had && len(u.todo) == 0 {
+			yield()
 		}
 		if len(u.todo) > 0 || !u.more || c.out.Queued() > c.g.cfg.Limits.OutboundBytes/4 {
 			if sleep(ctx, catchPause) != nil {
@@ -258,11 +282,29 @@ func (u *catchUp) run(ctx context.Context) {
 			}
 			continue
 		}
+		if !turn {
+			select {
+			case c.paging <- struct{}{}:
+				turn = true
+			case <-ctx.Done():
+				return
+			}
+			continue // the turn may have taken long
+		}
+		in.mu.Lock()
+		var reached int64 // by the gateway itself, before it asks
+		if t := in.trail; t != nil && t.known {
+			reached = t.at.Seq
+		}
+		in.mu.Unlock()
 		page, err := c.g.past(ctx, wire.ReplaySinceRequest{Topic: in.topic, After: u.at.Seq, Ts: u.at.Ts, Limit: maxHistory})
 		switch {
 		case err == nil:
 			failing = time.Time{}
-			u.take(page)
+			u.take(page, reached)
+			if len(page.Messages) == 0 {
+				yield()
+			}
 			if len(page.Messages) == 0 && sleep(ctx, catchPause) != nil {
 				return
 			}
@@ -283,8 +325,8 @@ func (u *catchUp) run(ctx context.Context) {
 	}
 }
 
-// take takes the next page.
-func (u *catchUp) take(page *wire.ReplayPage) {
+// take takes the next page; reached is where the gateway was before it asked.
+func (u *catchUp) take(page *wire.ReplayPage, reached int64) {
 	in := u.m.in
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -300,7 +342,7 @@ func (u *catchUp) take(page *wire.ReplayPage) {
 	if len(page.Messages) == 0 && !page.More && !page.Truncated && page.At.Seq > u.at.Seq {
 		u.at = page.At // nothing came in between: the topic has no message that could move it
 	}
-	if t := in.trail; t != nil && t.known && !t.mending && page.Head.Seq < t.at.Seq {
+	if t := in.trail; t != nil && t.known && !t.mending && page.Head.Seq < reached {
 		// The log ends before the gateway's own position: it is another one.
 		t.mending = true
 		u.m.conn.g.mend(in)
@@ -318,6 +360,7 @@ func (u *catchUp) abandon() {
 	}
 	u.m.conn.g.metrics.unrecovered.Add(1)
 	u.m.conn.out.Send(wire.AppendTruncated(nil, in.topic, u.at.Seq+1))
+	u.m.catch = nil
 	in.enter(u.m)
 }
 

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +35,10 @@ type acks struct {
 	next    uint64
 	pending map[string]*storing
 	queue   []looking // by the time of the look
+	// again holds what is to be sent again, by topic and in the order of the
+	// publishes: what comes behind it waits there too.
+	again   map[string][]*storing
+	waiting int // of all topics
 }
 
 // looking is when a publish is looked at, if it waits under the same token still.
@@ -47,6 +53,7 @@ type looking struct {
 type storing struct {
 	msg    *nats.Msg
 	topic  string
+	number uint64 // its place in the order of publishes
 	keyed  bool
 	tries  int
 	until  time.Time
@@ -55,7 +62,7 @@ type storing struct {
 }
 
 func newAcks() *acks {
-	return &acks{prefix: nats.NewInbox() + ".", ch: make(chan *nats.Msg, acksMost), pending: map[string]*storing{}}
+	return &acks{prefix: nats.NewInbox() + ".", ch: make(chan *nats.Msg, acksMost), pending: map[string]*storing{}, again: map[string][]*storing{}}
 }
 
 func (a *acks) subscribe(nc *nats.Conn) error {
@@ -68,7 +75,7 @@ func (a *acks) subscribe(nc *nats.Conn) error {
 func (a *acks) add(s *storing, look time.Time) (token string, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.pending) >= acksMost {
+	if len(a.pending)+a.waiting >= acksMost {
 		return "", false
 	}
 	a.next++
@@ -142,7 +149,66 @@ func (a *acks) run(ctx context.Context, g *Service) {
 func (g *Service) put(msg *nats.Msg, topic string, keyed bool, done func(streams.Ack, *wire.Error)) {
 	now := time.Now()
 	s := &storing{msg: msg, topic: topic, keyed: keyed, until: now.Add(ackWait), done: done}
-	g.try(s, now)
+	if !g.acks.behind(s) {
+		g.try(s, now)
+	}
+}
+
+// behind numbers a publish, and lets it wait where others of its topic are to be
+// sent again first.
+func (a *acks) behind(s *storing) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next++
+	s.number = a.next
+	waiting, busy := a.again[s.topic]
+	if !busy || len(a.pending)+a.waiting >= acksMost {
+		return false // in the second case it is refused
+	}
+	a.again[s.topic] = append(waiting, s)
+	a.waiting++
+	return true
+}
+
+// repeat keeps a publish to be sent again, and reports whether it is the first
+// of its topic: who is told so sends them all.
+func (a *acks) repeat(s *storing) (first bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	waiting, busy := a.again[s.topic]
+	i, _ := slices.BinarySearchFunc(waiting, s.number, func(w *storing, n uint64) int { return cmp.Compare(w.number, n) })
+	a.again[s.topic] = slices.Insert(waiting, i, s)
+	a.waiting++
+	return !busy
+}
+
+// following returns the next publish of a topic that is to be sent again.
+func (a *acks) following(topic string) *storing {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	waiting := a.again[topic]
+	if len(waiting) == 0 {
+		delete(a.again, topic)
+		return nil
+	}
+	a.again[topic] = waiting[1:]
+	a.waiting--
+	return waiting[0]
+}
+
+// sendAgain sends the publishes of a topic that were refused, and those that
+// came behind them, a moment later and in order.
+func (g *Service) sendAgain(ctx context.Context, topic string, why error) {
+	g.ensure(ctx, topic)
+	stopped := sleep(ctx, ackTick) != nil
+	for s := g.acks.following(topic); s != nil; s = g.acks.following(topic) {
+		if now := time.Now(); !stopped && now.Before(s.until) {
+			g.try(s, now)
+			continue
+		}
+		g.metrics.publishErrors.Add(1)
+		s.done(streams.Ack{}, wire.AsError(why).With("outcome", s.outcome()))
+	}
 }
 
 func (g *Service) try(s *storing, now time.Time) {
@@ -185,16 +251,16 @@ func (g *Service) acknowledged(s *storing, msg *nats.Msg) {
 	now := time.Now()
 	if retry && now.Add(ackTick).Before(s.until) {
 		// Nothing was stored: it is sent again a moment later.
-		if g.mender.spawn(func(ctx context.Context) {
-			g.ensure(ctx, s.topic)
-			if sleep(ctx, ackTick) == nil {
-				g.try(s, time.Now())
-				return
-			}
-			s.done(streams.Ack{}, wire.AsError(err).With("outcome", s.outcome()))
-		}) {
+		if wire.AsError(err).Details["outcome"] == "unknown" {
+			s.unsure = true // an earlier one of this id is on its way
+		}
+		if !g.acks.repeat(s) || g.mender.spawn(func(ctx context.Context) { g.sendAgain(ctx, s.topic, err) }) {
 			return
 		}
+		stopped, stop := context.WithCancel(context.Background())
+		stop()
+		g.sendAgain(stopped, s.topic, err)
+		return
 	}
 	e := wire.AsError(err)
 	if s.unsure {

@@ -151,8 +151,8 @@ func (g *Service) mendStream(ctx context.Context, in *interest, t *streamTrail) 
 	case <-ctx.Done():
 		return
 	}
-	since := time.Now()
-	for range mendRounds {
+	var failing time.Time // since when nobody can read
+	for rounds := 0; rounds < mendRounds; {
 		in.mu.Lock()
 		at, known, whole, asked := t.at, t.known, t.whole, len(t.held)
 		gone := in.track(t.rule) != t || !t.mending
@@ -166,19 +166,53 @@ func (g *Service) mendStream(ctx context.Context, in *interest, t *streamTrail) 
 			if g.mendedStream(in, t, read, asked) {
 				return
 			}
-			since = time.Now()
+			failing = time.Time{}
+			rounds++
+			continue
 		case ctx.Err() != nil:
 			return
-		case g.link.up() && (!known || time.Since(since) > mendPatience):
+		case !g.link.up():
+			failing = time.Time{} // nothing is known while NATS is away
+		case failing.IsZero() && known:
+			failing = time.Now()
+		case !known || time.Since(failing) > mendPatience:
 			g.log.Warn("a wildcard can't be mended", "err", err)
-			g.mendedStream(in, t, &stretch{tooMuch: true, end: at}, len(t.held))
+			g.giveUpStream(in, t)
 			return
-		default:
-			if sleep(ctx, mendPause) != nil {
-				return
-			}
+		}
+		if sleep(ctx, mendPause) != nil {
+			return
 		}
 	}
+	g.giveUpStream(in, t)
+}
+
+// giveUpStream goes on without what could not be read, and says so where there
+// is anything that shows that something may be missing. It is looked for again.
+func (g *Service) giveUpStream(in *interest, t *streamTrail) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.track(t.rule) != t || !t.mending {
+		return
+	}
+	all, spilled := t.release()
+	told := false
+	for i, h := range all {
+		step := t.judge(h.at, h.prev)
+		if step == stepUnproven || spilled && t.known && i == 0 {
+			if !told {
+				g.truncateAll(in, in.topic, t.whole+1)
+			}
+			told = true
+			t.forget()
+			step = stepNext
+		}
+		if step == stepNext {
+			g.passHeld(in, t, h)
+		}
+	}
+	t.finish()
+	g.checks.add(in, time.Now().Add(followUp))
 }
 
 // mendedStream passes on what was read, then what was held, and reports whether

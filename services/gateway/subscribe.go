@@ -101,6 +101,9 @@ func (m *member) again() []byte {
 	if t := m.in.trail; t != nil {
 		r.from, r.known = t.at, t.known
 	}
+	if m.catch != nil {
+		r.from, r.known = m.catch.at, true
+	}
 	return r.subscribed(m.in.topic)
 }
 
@@ -128,8 +131,12 @@ func (c *connection) settle() {
 	}
 	looking, stop := context.WithTimeout(context.Background(), resumeWait)
 	defer stop()
-	for i, r := range c.prepareAll(looking, pending) {
-		c.topics = append(c.topics, c.attach(&pending[i], r))
+	for len(pending) > 0 { // a few at a time: each may hold a page of the past
+		some := pending[:min(len(pending), prepareAtOnce)]
+		pending = pending[len(some):]
+		for i, r := range c.prepareAll(looking, some) {
+			c.topics = append(c.topics, c.attach(&some[i], r))
+		}
 	}
 }
 
@@ -225,7 +232,7 @@ func (g *Service) governBy(in *interest, set *rules.Set) {
 	switch src := in.source.Load(); {
 	case policy == outbox.Disconnect:
 		in.source.Store(nil) // what no source means, without one per topic
-	case src == nil || src.Policy != policy:
+	case src == nil || src.Policy != policy || (src.Skip != nil) != in.replays.Load():
 		// On a replayed topic what a slow connection loses leaves its position.
 		next := &outbox.Source{Policy: policy}
 		if in.replays.Load() {

@@ -22,6 +22,9 @@ import (
 func (g *Service) followWildcard(in *interest, governing []*rules.Topic, covered bool) error {
 	in.flip.Lock()
 	defer in.flip.Unlock()
+	if in.ended() {
+		return nil
+	}
 	plain := !covered || slices.ContainsFunc(governing, func(r *rules.Topic) bool { return r.Replay == nil })
 	logs := slices.ContainsFunc(governing, func(r *rules.Topic) bool { return r.Replay != nil })
 	again := in.sub.Load() != nil || in.log.Load() != nil
