@@ -21,7 +21,7 @@ type cli struct {
 	Pub     PubCmd     `cmd:"" help:"Publish a message."`
 	Sub     SubCmd     `cmd:"" help:"Print the messages of topics."`
 	Call    CallCmd    `cmd:"" help:"Call a worker's method."`
-	Replay  ReplayCmd  `cmd:"" help:"Ask for the past of a topic, on the bus."`
+	Replay  ReplayCmd  `cmd:"" help:"Ask for the past of a topic, on the bus at FAIRLEAD_NATS_URL."`
 	Token   TokenCmd   `cmd:"" help:"Make a token."`
 	Rules   RulesCmd   `cmd:"" help:"Check, apply and explain the rules of topics."`
 	Bench   BenchCmd   `cmd:"" help:"Measure a gateway on this machine."`
