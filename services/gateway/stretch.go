@@ -260,8 +260,7 @@ func (g *Service) mendedStream(in *interest, t *streamTrail, read *stretch, aske
 		}
 	}
 	if spilled {
-		t.spilled = true
-		return false
+		return false // what was dropped has to be read
 	}
 	t.finish()
 	return true
