@@ -280,6 +280,11 @@ func TestFillerWaitsForRoom(t *testing.T) {
 	f := openFilling(t, `{dedupe: 1h, dedupeKeys: 1, size: 5000}`, nil)
 	f.say("a", room+100)
 	f.eventually("the ledger is full", func() (any, bool) { n := f.fill.counts.full.Load(); return n, n > 0 })
+	// Who publishes knows of it within a second.
+	f.eventually("the ledger is known to be full", func() (any, bool) {
+		found, err := f.fill.ledger.Check(t.Context(), "another", 1)
+		return found, err != nil
+	})
 	_, err := f.Append(t.Context(), Entry{Topic: "t.a", Payload: []byte("1"), ID: "new"})
 	var e *wire.Error
 	if !errors.As(err, &e) || e.Details["outcome"] != "none" || e.Code != wire.ResourceExhausted && e.Code != wire.Unavailable {
