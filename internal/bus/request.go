@@ -57,13 +57,10 @@ func (e *served) dispatch(msg *nats.Msg) {
 		e.fail(msg, started, err)
 		return
 	}
-	e.s.working.Go(func() {
-		defer func() { <-e.slots }()
-		e.serve(msg, started)
-	})
+	e.s.working.Go(func() { e.serve(msg, started) })
 }
 
-// serve works on one request that holds a slot.
+// serve works on one request that holds a slot, and gives it back.
 func (e *served) serve(msg *nats.Msg, started time.Time) {
 	ctx, cancel := context.WithDeadline(Extract(e.s.base, msg.Header), e.deadline(msg, started))
 	defer cancel()
@@ -71,6 +68,7 @@ func (e *served) serve(msg *nats.Msg, started time.Time) {
 	defer span.End()
 
 	reply, err := e.run(ctx, msg.Data)
+	<-e.slots // before the answer: whoever gets it may ask again at once
 	if err != nil {
 		coded := e.border(ctx, err)
 		if coded.Code == wire.Internal {
