@@ -83,9 +83,9 @@ func Away(err error) bool {
 func callError(subject string, err error) error {
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		return wire.Errorf(wire.Unavailable, "nobody serves %s", subject)
+		return wire.Errorf(wire.Unavailable, "nobody serves %s", subject).With("outcome", "none")
 	case Away(err):
-		return wire.Errorf(wire.Unavailable, "NATS is away")
+		return wire.Errorf(wire.Unavailable, "NATS is away").With("outcome", "none")
 	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionClosed):
 		return wire.Errorf(wire.Unavailable, "NATS is away").With("outcome", "unknown")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):

@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// feed keeps the index of a stream: one [tail] that sees every message's
+// feed keeps the index of a stream: one [streams.Tail] that sees every message's
 // headers, whatever the number of topics. A tail of a stream that was deleted
 // and made anew says nothing of it, so the stream itself is asked
 // every few seconds how far it is.
@@ -62,19 +62,23 @@ func (f *feed) session(ctx context.Context, x *index, stale <-chan struct{}) err
 	}
 	nc := f.js.Conn()
 	take := func(msg *nats.Msg, meta *nats.MsgMetadata) error { return f.take(x, msg, meta, begun.last.Seq) }
-	t, err := newTail(ctx, nc, f.s.name, 1, take)
+	tail := func(from int64) (*streams.Tail, error) {
+		t, _, err := streams.NewTail(ctx, nc, streams.TailConfig{Stream: f.s.name, From: from, HeadersOnly: true}, take)
+		return t, err
+	}
+	t, err := tail(1)
 	if err != nil {
 		return err
 	}
-	defer func() { t.close() }()
+	defer func() { t.Close() }()
 	back := nc.StatusChanged(nats.CONNECTED)
 	defer nc.RemoveStatusListener(back)
 	// again goes on from where the index is, with a new tail.
 	again := func() {
-		t.close()
+		t.Close()
 		upTo, _ := x.position()
 		for {
-			next, err := newTail(ctx, nc, f.s.name, upTo+1, take)
+			next, err := tail(upTo + 1)
 			if err == nil {
 				t = next
 				return
@@ -103,7 +107,7 @@ func (f *feed) session(ctx context.Context, x *index, stale <-chan struct{}) err
 			return nil
 		case <-stale:
 			return nil
-		case err := <-t.broken:
+		case err := <-t.Broken:
 			if errors.Is(err, errStale) {
 				return err
 			}
@@ -132,14 +136,14 @@ func (f *feed) session(ctx context.Context, x *index, stale <-chan struct{}) err
 			return errStale
 		case is.messages == 0:
 			x.reached(is.last.Seq, is.first.Seq)
-		case t.silent(time.Now()):
+		case t.Silent(time.Now()):
 			again()
 		case upTo > reached || upTo >= was.last.Seq:
 			stuck = time.Time{}
 		case stuck.IsZero():
 			stuck = time.Now()
 			again()
-		case time.Since(stuck) > tailSilence:
+		case time.Since(stuck) > streams.TailSilence:
 			return errors.New("nothing came although the stream goes on")
 		}
 		x.raise(is.first.Seq)

@@ -1,0 +1,34 @@
+package kv
+
+import (
+	"time"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// The buckets that more than one service knows.
+
+// Gateways is the bucket of the gateways' leases.
+func Gateways(replicas int) Config {
+	return Config{Name: "gateways", Description: "Leases of Fairlead gateways", Replicas: replicas, MarkerTTL: time.Hour}
+}
+
+// Presence is the bucket that says who is on which topic.
+func Presence(ns wire.Namespace, replicas int) Config {
+	return Config{Name: "presence", Description: "Who is on which topic", Replicas: replicas, Republish: string(ns) + ".presence"}
+}
+
+// Connections is the bucket that says which connections a user has.
+func Connections(replicas int) Config {
+	return Config{Name: "connections", Description: "Which connections a user has", Replicas: replicas}
+}
+
+// Groups is the bucket of groups and their members.
+func Groups(ns wire.Namespace, replicas int) Config {
+	return Config{Name: "groups", Description: "Groups and their members", Replicas: replicas, Republish: string(ns) + ".groups"}
+}
+
+// Sessions is the bucket of what HTTP servers keep of their visitors.
+func Sessions(replicas int) Config {
+	return Config{Name: "sessions", Description: "Sessions of HTTP servers", Replicas: replicas}
+}

@@ -1,0 +1,120 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fairlead-io/fairlead/internal/streams"
+)
+
+// Follower keeps a view of a whole bucket. A view that may have missed
+// something is not mended: a new one is built beside it, which takes its place
+// when it is complete.
+type Follower struct {
+	Bucket *Bucket
+	// Begin is called for a new view. It returns what takes the view's entries:
+	// those that are there, then every change, in the order of their revisions.
+	Begin func() (take func(Entry))
+	// Ready is called when the view that was begun last has everything that was
+	// there when it was begun.
+	Ready func()
+	Log   *slog.Logger // nil: nothing is said
+}
+
+const (
+	// rebuildEvery is how often a view is built anew without a reason: a
+	// mistake in one does not last.
+	rebuildEvery = 10 * time.Minute
+	followRetry  = 250 * time.Millisecond
+)
+
+var errSilent = errors.New("the server says nothing any more")
+
+// Run follows until ctx is done. Begin, Ready and what Begin returned are called
+// one at a time.
+func (f *Follower) Run(ctx context.Context) {
+	said := ""
+	for ctx.Err() == nil {
+		err := f.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			if f.Log != nil {
+				f.Log.Info("view of a bucket is built again", "bucket", f.Bucket.stream, "err", err)
+			}
+		}
+		if err == nil {
+			said = ""
+			continue
+		}
+		select {
+		case <-time.After(followRetry):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// session feeds one view, for as long as it can be trusted. Its error says that
+// it ended for a reason.
+func (f *Follower) session(ctx context.Context) error {
+	back := f.Bucket.nc.StatusChanged(nats.CONNECTED)
+	defer f.Bucket.nc.RemoveStatusListener(back)
+	take := f.Begin()
+	var one sync.Mutex // what is called is called one at a time
+	ready := false
+	complete := func() {
+		if !ready {
+			ready = true
+			f.Ready()
+		}
+	}
+	t, pending, err := streams.NewTail(ctx, f.Bucket.nc, streams.TailConfig{Stream: f.Bucket.stream, Newest: true}, func(msg *nats.Msg, meta *nats.MsgMetadata) error {
+		one.Lock()
+		defer one.Unlock()
+		key, ok := strings.CutPrefix(msg.Subject, f.Bucket.subject)
+		if ok {
+			take(Entry{Key: key, Value: msg.Data, Revision: meta.Sequence.Stream, At: meta.Timestamp, Deleted: deleted(msg.Header)})
+		}
+		if meta.NumPending == 0 {
+			complete()
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if pending == 0 {
+		one.Lock()
+		complete()
+		one.Unlock()
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	begun := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-t.Broken:
+			return err
+		case <-back: // whatever happened meanwhile may have been forgotten
+			return nil
+		case now := <-tick.C:
+			if t.Silent(now) {
+				return errSilent
+			}
+			if now.Sub(begun) > rebuildEvery {
+				return nil
+			}
+		}
+	}
+}
