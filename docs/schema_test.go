@@ -116,6 +116,10 @@ func TestSchemaRefusesBadServerFrames(t *testing.T) {
 		`{"id":1,"error":{"code":"UNAVAILABLE","message":""}}`, `{"id":1,"error":{"code":"INTERNAL","message":"","retryAfterMs":5}}`,
 		`{"topic":"a","event":"e"}`, `{"topic":"a","data":1}`, `{"event":"e","data":1}`, `{"topic":"a","event":"e","data":1,"text":""}`,
 		`{"topic":"a","group":"g","event":"e","data":1}`, `{"topic":"a","event":"e","data":1,"seq":4}`, `{"topic":"a","event":"e","data":1,"direct":false}`,
+		`{"op":"presence","topic":"a","rev":1}`, `{"op":"presence","topic":"a","state":{}}`, `{"op":"presence","topic":"a.*","rev":1,"state":{}}`,
+		`{"op":"presence","topic":"a","rev":1,"state":{},"joins":{}}`, `{"op":"presence","topic":"a","rev":1,"joins":{},"more":true}`,
+		`{"op":"presence","topic":"a","rev":1,"count":3}`, `{"op":"presence","topic":"a","rev":1,"state":{"ann":1}}`,
+		`{"op":"group","joined":{}}`, `{"op":"group","group":"g","joined":{"c1":{}}}`, `{"op":"group","group":"g","closed":false}`,
 		`{"op":"drain"}`, `{"op":"system","event":"sunny","what":"nats","at":1}`, `{"op":"request","ref":"r","event":"e","timeoutMs":1}`,
 	} {
 		if validate(t, s, []byte(frame)) == nil {
@@ -162,5 +166,34 @@ func TestProtocolPageIsComplete(t *testing.T) {
 		if !strings.Contains(page, fmt.Sprintf("\n| %d |", code)) {
 			t.Errorf("the page lacks close code %d", code)
 		}
+	}
+}
+
+// What the page shows of presence and groups is sent like that, byte for byte.
+func TestProtocolPageShowsGoldenFrames(t *testing.T) {
+	files, err := filepath.Glob("../pkg/wire/testdata/golden/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := map[string]bool{}
+	for _, file := range files {
+		golden[read(t, file)] = true
+	}
+	_, sections, found := strings.Cut(read(t, "protocol.md"), "\n## Presence\n")
+	if !found {
+		t.Fatal("the page has no section Presence")
+	}
+	sections, _, _ = strings.Cut(sections, "\n## What you can rely on\n")
+	shown := 0
+	for _, m := range block.FindAllStringSubmatch(sections, -1) {
+		for line := range strings.Lines(m[2]) {
+			shown++
+			if frame := strings.TrimSpace(line); !golden[frame] {
+				t.Errorf("no golden frame: %s", frame)
+			}
+		}
+	}
+	if shown < 5 {
+		t.Errorf("%d frames shown, want more", shown)
 	}
 }

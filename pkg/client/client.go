@@ -105,6 +105,7 @@ type Client struct {
 	other    *callback[Message]
 	system   *callback[SystemEvent]
 	drain    *callback[Drain]
+	group    *callback[*wire.ServerFrame]
 	failure  *callback[*wire.Error]
 	closeErr *CloseError
 	localErr *CloseError // what this side closed for, before the reader noticed

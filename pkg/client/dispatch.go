@@ -12,6 +12,8 @@ func (c *Client) dispatch(f *wire.ServerFrame) {
 	switch {
 	case f.Kind == wire.KindReply:
 		c.answered(f)
+	case f.Group != "": // a message of a group, or a change of it
+		push(c, "OnGroup", c.slots().group, f)
 	case f.Kind == wire.KindMessage:
 		c.deliver(f)
 	case f.Op == "request":
@@ -31,13 +33,14 @@ type slots struct {
 	inbox, other *callback[Message]
 	system       *callback[SystemEvent]
 	drain        *callback[Drain]
+	group        *callback[*wire.ServerFrame]
 	failure      *callback[*wire.Error]
 }
 
 func (c *Client) slots() slots {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slots{c.inbox, c.other, c.system, c.drain, c.failure}
+	return slots{c.inbox, c.other, c.system, c.drain, c.group, c.failure}
 }
 
 func (c *Client) answered(f *wire.ServerFrame) {
@@ -88,7 +91,8 @@ func (c *Client) deliver(f *wire.ServerFrame) {
 	taken := false
 	for _, s := range c.matching(m.Topic) {
 		taken = true
-		if (m.Control == "" || s.control) && !s.queue.push(m) {
+		if (m.Control == "" || s.control) && !s.queue.push(m) ||
+			m.Control == "presence" && s.presence != nil && !s.presence.push(f) {
 			s.abandon()
 		}
 	}

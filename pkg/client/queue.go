@@ -106,14 +106,17 @@ type callback[T any] struct {
 // c.mu must not be held.
 func every[T any](c *Client, fn func(T)) *callback[T] {
 	cb := &callback[T]{queue: newQueue[T](c.queue)}
-	c.start(func() {
-		for !c.stopped() {
-			v, err := cb.queue.pop(c.stop)
-			if err != nil {
-				return
-			}
-			fn(v)
-		}
-	})
+	c.start(func() { consume(c, cb.queue, fn) })
 	return cb
+}
+
+// consume calls fn for each item of a queue until it ends or this side closes.
+func consume[T any](c *Client, q *queue[T], fn func(T)) {
+	for !c.stopped() {
+		v, err := q.pop(c.stop)
+		if err != nil {
+			return
+		}
+		fn(v)
+	}
 }

@@ -158,6 +158,9 @@ func (c *Client) end(cause error) {
 	if c.drain != nil {
 		queues = append(queues, c.drain.queue)
 	}
+	if c.group != nil {
+		queues = append(queues, c.group.queue)
+	}
 	if c.failure != nil {
 		queues = append(queues, c.failure.queue)
 	}
@@ -167,7 +170,7 @@ func (c *Client) end(cause error) {
 		r.reply <- reply{err: err}
 	}
 	for _, s := range subs {
-		s.queue.end(err)
+		s.end(err)
 	}
 	for _, q := range queues {
 		q.end(err)
@@ -201,6 +204,10 @@ func (c *Client) OnSystem(fn func(SystemEvent)) { install(c, &c.system, fn) }
 
 // OnDrain sets the function that hears that the server is leaving.
 func (c *Client) OnDrain(fn func(Drain)) { install(c, &c.drain, fn) }
+
+// OnGroup sets the function that receives the frames of groups in their order:
+// changes (Op is `group`) and messages (Op is empty).
+func (c *Client) OnGroup(fn func(*wire.ServerFrame)) { install(c, &c.group, fn) }
 
 // OnError sets the function that receives errors of no request (`id` 0).
 func (c *Client) OnError(fn func(*wire.Error)) { install(c, &c.failure, fn) }

@@ -30,6 +30,9 @@ type SubscribeOptions struct {
 	// OnMessage receives the messages, one at a time, in a goroutine of the
 	// client. Without it they wait for Next or Messages.
 	OnMessage func(Message)
+	// OnPresence receives the topic's presence frames, one at a time, in a
+	// goroutine of the client; [Presence.Apply] makes a view of them.
+	OnPresence func(*wire.ServerFrame)
 	// Control lets the topic's control frames through as messages with Control set.
 	Control bool
 	// Queue bounds the messages that wait. Default: the client's.
@@ -56,6 +59,7 @@ type Subscription struct {
 	topic    string
 	control  bool
 	queue    *queue[Message]
+	presence *queue[*wire.ServerFrame] // nil: nobody asked
 	position Position
 
 	pump     sync.Once
@@ -77,6 +81,9 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions
 	s := &Subscription{c: c, topic: topic, control: o.Control, queue: newQueue[Message](o.Queue)}
 	if o.Queue <= 0 {
 		s.queue.max = c.queue
+	}
+	if o.OnPresence != nil {
+		s.presence = newQueue[*wire.ServerFrame](s.queue.max)
 	}
 	if err := c.attach(s); err != nil { // first: messages may follow the reply at once
 		return nil, err
@@ -109,24 +116,27 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions
 	}
 	if err != nil {
 		c.detach(s)
-		s.queue.end(err)
+		s.end(err)
 		if wire.CodeOf(err) == wire.DeadlineExceeded || wire.CodeOf(err) == wire.Cancelled {
 			_ = c.sendUnsubscribe(topic) // it may have taken effect; a lost connection needs no unsubscribe
 		}
 		return nil, err
 	}
 	if o.OnMessage != nil {
-		c.start(func() {
-			for !c.stopped() {
-				m, err := s.queue.pop(c.stop)
-				if err != nil {
-					return
-				}
-				o.OnMessage(m)
-			}
-		})
+		c.start(func() { consume(c, s.queue, o.OnMessage) })
+	}
+	if o.OnPresence != nil {
+		c.start(func() { consume(c, s.presence, o.OnPresence) })
 	}
 	return s, nil
+}
+
+// end lets the readers of a subscription have what waits, then err.
+func (s *Subscription) end(err error) {
+	s.queue.end(err)
+	if s.presence != nil {
+		s.presence.end(err)
+	}
 }
 
 func (c *Client) attach(s *Subscription) error {
@@ -218,7 +228,7 @@ func (s *Subscription) forward() {
 func (s *Subscription) Unsubscribe(ctx context.Context) error {
 	err := s.c.Unsubscribe(ctx, s.topic)
 	s.c.detach(s)
-	s.queue.end(ErrUnsubscribed)
+	s.end(ErrUnsubscribed)
 	return err
 }
 
@@ -234,7 +244,7 @@ func (c *Client) Unsubscribe(ctx context.Context, topic string) error {
 	c.mu.Unlock()
 	if s != nil && err == nil {
 		c.detach(s)
-		s.queue.end(ErrUnsubscribed)
+		s.end(ErrUnsubscribed)
 	}
 	return err
 }
@@ -244,7 +254,7 @@ func (c *Client) Unsubscribe(ctx context.Context, topic string) error {
 // connection's reader calls it, which must not write.
 func (s *Subscription) abandon() {
 	s.c.detach(s)
-	s.queue.end(wire.Errorf(wire.ResourceExhausted, "%d messages of the subscription wait and nobody takes them", s.queue.max))
+	s.end(wire.Errorf(wire.ResourceExhausted, "%d messages of the subscription wait and nobody takes them", s.queue.max))
 	s.c.start(func() { _ = s.c.sendUnsubscribe(s.topic) }) // a lost connection needs no unsubscribe
 }
 

@@ -16,6 +16,8 @@ func goldenServer() []goldenServerFrame {
 	all := append(goldenReplies(), goldenMessages()...)
 	all = append(all, goldenSubscribed()...)
 	all = append(all, goldenControls()...)
+	all = append(all, goldenPresence()...)
+	all = append(all, goldenGroups()...)
 	return append(all, goldenErrors()...)
 }
 
@@ -134,6 +136,8 @@ func goldenControls() []goldenServerFrame {
 			ServerFrame{Event: "degraded", What: "nats", At: 1760000000000}),
 		control("system-recovered", "system", AppendSystem(nil, "recovered", "replay", 1760000000500),
 			ServerFrame{Event: "recovered", What: "replay", At: 1760000000500}),
+		control("system-degraded-presence", "system", AppendSystem(nil, "degraded", "presence", 1760000000000),
+			ServerFrame{Event: "degraded", What: "presence", At: 1760000000000}),
 		control("truncated", "truncated", AppendTruncated(nil, "chat.lobby", 13), ServerFrame{Topic: "chat.lobby"}),
 		control("truncated-all", "truncated", AppendTruncated(nil, "chat.zürich", 1), ServerFrame{Topic: "chat.zürich"}),
 		control("skip", "skip", AppendSkip(nil, "chat.lobby", 46, 45, 1760000000000),

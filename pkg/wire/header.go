@@ -21,6 +21,8 @@ const (
 	HeaderProgress   = "Fl-Progress"   // on a reply: progress, not the answer
 	HeaderClear      = "Fl-Clear"      // on a topic's message: the topic was cleared up to here
 	HeaderHead       = "Fl-Head"       // on fl.seq: a hint that the topic has reached this sequence; no message
+	HeaderRole       = "Fl-Role"       // on a group's message: only members of this role get it
+	HeaderMember     = "Fl-Member"     // on a group's message: only this member gets it
 	HeaderErrorCode  = "Nats-Service-Error-Code"
 	HeaderError      = "Nats-Service-Error"
 	HeaderSequence   = "Nats-Sequence"

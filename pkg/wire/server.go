@@ -46,6 +46,22 @@ type ServerFrame struct {
 	AfterMs int64           `json:"afterMs"`
 	// TimeoutMs is how long the sender of a request waits.
 	TimeoutMs int64 `json:"timeoutMs"`
+
+	// Of presence, members by user. State may go on in the next frame (More);
+	// Count and Sample stand for the diffs of a topic with many members.
+	Rev    int64                     `json:"rev"`
+	State  map[string]PresenceMember `json:"state"`
+	More   bool                      `json:"more"`
+	Joins  map[string]PresenceMember `json:"joins"`
+	Leaves map[string]PresenceMember `json:"leaves"`
+	Count  *int                      `json:"count"`
+	Sample map[string]PresenceMember `json:"sample"`
+	// Of a group, members by connection.
+	Joined map[string]GroupMember `json:"joined"`
+	Left   map[string]GroupMember `json:"left"`
+	Meta   json.RawMessage        `json:"meta"`
+	Closed bool                   `json:"closed"`
+
 	// Raw is the whole frame.
 	Raw json.RawMessage `json:"-"`
 }

@@ -84,6 +84,44 @@ func (n Namespace) ControlGateway(id string) (string, error) {
 	return n.join("gateway", ".control.gateway.", EscapeToken(id))
 }
 
+// Group returns the subject of a group's messages.
+func (n Namespace) Group(group string) (string, error) {
+	return n.join("group", ".group.", EscapeToken(group))
+}
+
+// PresenceKey returns the key of a section in the bucket of presence, or of the
+// registry where topic is "". Of a key's tokens the last two are the user and
+// the gateway, those before them the topic.
+func (n Namespace) PresenceKey(topic, user, gateway string) (string, error) {
+	key := EscapeToken(user) + "." + EscapeToken(gateway)
+	if topic != "" {
+		key = EscapeTopic(topic) + "." + key
+	}
+	_, err := n.join("topic", ".presence.", key)
+	return key, err
+}
+
+// PresenceTopic returns the subject on which the changes of a topic's presence
+// are heard: the bucket's keys of that topic, republished by JetStream.
+func (n Namespace) PresenceTopic(topic string) (string, error) {
+	return n.join("topic", ".presence.", EscapeTopic(topic)+".*.*")
+}
+
+// GroupEntry returns the subject on which a group's entry is heard whenever it
+// changes, republished by JetStream.
+func (n Namespace) GroupEntry(group string) (string, error) {
+	return n.join("group", ".groups.", EscapeToken(group))
+}
+
+// EscapeTopic escapes each token of a topic, so that it can stand in a key.
+func EscapeTopic(topic string) string {
+	tokens := strings.Split(topic, ".")
+	for i, t := range tokens {
+		tokens[i] = EscapeToken(t)
+	}
+	return strings.Join(tokens, ".")
+}
+
 // Probe returns the subject of a gateway's end-to-end probe of one shard.
 func (n Namespace) Probe(gateway, shard string) (string, error) {
 	return n.join("gateway", ".probe.", EscapeToken(gateway)+"."+shard)

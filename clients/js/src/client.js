@@ -35,12 +35,6 @@ import { Topic } from "./topic.js";
 /** Topic → event → data. @typedef {Record<string, Record<string, any>>} AnySchema */
 
 /**
- * Longer than any call may take on the server: a call whose limit only the server knows ends by this one
- * if its answer never comes.
- */
-const longestCall = 65000;
-
-/**
  * One user on one gateway after another. Opens its connection on first use.
  * @template {AnySchema} [S=AnySchema]
  */
@@ -79,12 +73,11 @@ export class Client {
     session.start();
     return new Promise((resolve, reject) => {
       const settle = () => {
-        if (signal?.aborted) reject(new FairleadError("CANCELLED", "ready: aborted", { cause: signal.reason }));
-        else if (session.ended) reject(session.ended);
-        else if (this.state === "open") resolve();
-        else return;
+        const error = signal?.aborted ? new FairleadError("CANCELLED", "aborted", { cause: signal.reason }) : session.ended;
+        if (!error && this.state !== "open") return;
         offs.forEach((off) => off());
         signal?.removeEventListener("abort", settle);
+        error ? reject(error) : resolve();
       };
       const offs = ["state", "$end"].map((event) => session.listeners.add(event, settle));
       signal?.addEventListener("abort", settle);
@@ -119,7 +112,8 @@ export class Client {
    * @returns {Promise<R>}
    */
   call(method, data, { timeout = this.#o.timeout, signal, onProgress } = {}) {
-    return this.#session.request({ op: "call", method, data, timeoutMs: timeout }, { timeout: timeout ?? longestCall, signal, onProgress });
+    // 65 s is longer than any call may take on the server: it ends one whose limit only the server knows and whose answer never comes.
+    return this.#session.request({ op: "call", method, data, timeoutMs: timeout }, { timeout: timeout ?? 65000, signal, onProgress });
   }
 
   /**
@@ -130,17 +124,8 @@ export class Client {
    * @returns {Off}
    */
   serve(event, fn) {
-    const { serving } = this.#session;
-    const serve = (/** @type {any} */ data) => fn(data);
-    const list = serving.get(event) ?? [];
-    list.push(serve);
-    serving.set(event, list);
     this.#session.start();
-    return () => {
-      const left = serving.get(event)?.filter((f) => f !== serve);
-      if (left?.length) serving.set(event, left);
-      else serving.delete(event);
-    };
+    return this.#session.serving.add(event, fn);
   }
 
   /**

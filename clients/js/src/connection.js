@@ -1,5 +1,5 @@
 import { backoff, closed } from "./backoff.js";
-import { FairleadError, isTransient } from "./errors.js";
+import { FairleadError } from "./errors.js";
 import { decode } from "./frame.js";
 
 /**
@@ -29,20 +29,12 @@ import { decode } from "./frame.js";
  * @property {(frame: import("./frame.js").Frame) => void} frame
  * @property {() => void} opened
  * @property {(cause: FairleadError, code: number) => void} lost
- * @property {(state: State, cause?: FairleadError) => void} state
- * @property {(error: unknown) => void} error
+ * @property {import("./listeners.js").Listeners} listeners hears `state`
+ * @property {(error: unknown) => void} report
  */
 
-const protocol = "fairlead.v1", agent = "fairlead-js/0.1.0";
-/** Milliseconds: a dial with its hello, a life after which a connection counts as good, the grace for answers at a drain. */
-const dialTimeout = 10000, settled = 5000, drainGrace = 1000, maxTimer = 2 ** 31 - 1;
 /** The close code that an error to hello amounts to. @type {Partial<Record<import("./errors.js").Code, number>>} */
 const refusals = { UNAUTHENTICATED: 4401, PERMISSION_DENIED: 4403, INVALID_ARGUMENT: 4400 };
-/** Not 1000: that one says goodbye for the user. */
-const reconnecting = 4001;
-
-/** @param {string} message */
-const unavailable = (message) => new FairleadError("UNAVAILABLE", message);
 
 /** One socket at a time, kept open: dial, hello, heartbeat watch, token refresh, drain and reconnect. */
 export class Connection {
@@ -122,7 +114,7 @@ export class Connection {
   #set(state, cause) {
     if (this.state === state) return;
     this.state = state;
-    this.#owner.state(state, cause);
+    this.#owner.listeners.emit("state", { state, cause });
   }
 
   async #dial() {
@@ -154,20 +146,20 @@ export class Connection {
   /** @param {string} [token] */
   #open(token) {
     const Socket = this.#o.WebSocket ?? globalThis.WebSocket;
-    const socket = (this.#socket = new Socket(this.#o.url, protocol));
+    const socket = (this.#socket = new Socket(this.#o.url, "fairlead.v1"));
     socket.onopen = () => socket === this.#socket && this.#hello(token);
     socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(socket, data);
     socket.onerror = () => {}; // a close event follows
     socket.onclose = ({ code, reason }) => {
       if (socket === this.#socket) this.#down(undefined, code, reason);
     };
-    this.#after("dial", dialTimeout, () => this.#leave(unavailable("no answer to hello"), 1006));
+    this.#after("dial", 10000, () => this.#leave(new FairleadError("UNAVAILABLE", "no hello"), 1006));
   }
 
   /** @param {string} [token] */
   #hello(token) {
     const socket = this.#socket;
-    this.#ask({ op: "hello", token, client: agent, session: this.session }, (error, ok) => {
+    this.#ask({ op: "hello", token, client: "fairlead-js/0.1.0", session: this.session }, (error, ok) => {
       if (socket !== this.#socket) return;
       // The close that may follow an error says no more than the error.
       if (error) return this.#leave(error, refusals[error.code] ?? 1013);
@@ -204,7 +196,7 @@ export class Connection {
    * @param {number} as the close code this amounts to
    */
   #leave(cause, as) {
-    this.#socket?.close(reconnecting);
+    this.#socket?.close(4001); // not 1000: that one says goodbye for the user
     this.#down(cause, as);
   }
 
@@ -221,7 +213,7 @@ export class Connection {
     this.#socket = undefined;
     this.conn = null;
     this.#clear();
-    if (env.now() - this.#openedAt >= settled) this.#attempt = 0;
+    if (env.now() - this.#openedAt >= 5000) this.#attempt = 0; // long enough to count as good
     // A token that was refused is asked for once more, at once; refused again, asking doesn't help.
     if (advice === "token" && (typeof this.#o.token !== "function" || this.#refused++)) advice = "stop";
     if (advice === "later") this.#attempt = Math.max(this.#attempt, 5);
@@ -231,7 +223,7 @@ export class Connection {
     } else {
       const wait = advice === "token" && !this.#attempt ? 0
         : advice === "now" && this.#drainAt ? Math.max(0, this.#drainAt - env.now())
-        : Math.max(backoff(this.#attempt, min, max, env.random), isTransient(cause) ? cause.retryAfter ?? 0 : 0);
+        : Math.max(backoff(this.#attempt, min, max, env.random), cause.retryAfter ?? 0);
       this.#attempt++;
       this.#patient = advice === "later" || !!cause.retryAfter;
       this.#after("retry", wait, () => this.#dial());
@@ -257,7 +249,7 @@ export class Connection {
     if (!this.#heartbeat) return;
     const left = this.#heardAt + 2 * this.#heartbeat - this.#env.now();
     if (left > 0) this.#after("watch", left, () => this.#watch());
-    else this.#leave(unavailable("silent for two heartbeats"), 4408);
+    else this.#leave(new FairleadError("UNAVAILABLE", "silent"), 4408);
   }
 
   /** @param {WebSocket} socket @param {unknown} data */
@@ -268,7 +260,7 @@ export class Connection {
     try {
       frames = decode(/** @type {string} */ (data)); // a binary message is no JSON either
     } catch (error) {
-      return this.#owner.error(new FairleadError("INTERNAL", "not a frame", { cause: error }));
+      return this.#owner.report(new FairleadError("INTERNAL", "not a frame", { cause: error }));
     }
     for (const frame of frames) {
       if (socket !== this.#socket) return;
@@ -276,7 +268,7 @@ export class Connection {
         if (frame.op === "drain") this.#drain(frame.afterMs);
         else this.#owner.frame(frame);
       } catch (error) {
-        this.#owner.error(error);
+        this.#owner.report(error);
       }
     }
   }
@@ -285,8 +277,8 @@ export class Connection {
   #drain(afterMs = 0) {
     this.#drainAt = this.#env.now() + afterMs;
     const move = () => {
-      if (this.#requests.sent.size && this.#env.now() < this.#drainAt + drainGrace) this.#after("drain", 50, move);
-      else this.#leave(unavailable("gateway drains"), 1001);
+      if (this.#requests.sent.size && this.#env.now() < this.#drainAt + 1000) this.#after("drain", 50, move);
+      else this.#leave(new FairleadError("UNAVAILABLE", "draining"), 1001);
     };
     this.#after("drain", afterMs, move);
   }
@@ -295,7 +287,7 @@ export class Connection {
   #refreshBefore(expiresAt) {
     const left = (expiresAt ?? 0) - this.#env.now();
     if (left < 1000 || typeof this.#o.token !== "function") return;
-    this.#after("refresh", Math.min(left - Math.min(30000, left / 2), maxTimer), () => this.#refresh(expiresAt));
+    this.#after("refresh", Math.min(left - Math.min(30000, left / 2), 2 ** 31 - 1 /* the longest timer there is */), () => this.#refresh(expiresAt));
   }
 
   /** @param {number} [expiresAt] */
@@ -304,7 +296,7 @@ export class Connection {
     /** @param {unknown} error */
     const again = (error) => {
       if (socket !== this.#socket) return;
-      this.#owner.error(error);
+      this.#owner.report(error);
       this.#refreshBefore(expiresAt);
     };
     try {

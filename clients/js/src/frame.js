@@ -1,15 +1,12 @@
 /** A frame of the protocol, as JSON.parse returns it. @typedef {Record<string, any>} Frame */
 
-/** The most frames one WebSocket message may hold, and the bytes at which a batch is cut well before any payload limit. */
-const maxFrames = 256, maxBatch = 65536;
-
 /**
  * The frames of one WebSocket message: an object or an array of them. Throws on what is no JSON.
  * @param {string} text
  * @returns {Frame[]}
  */
 export function decode(text) {
-  return [JSON.parse(text)].flat().filter((f) => f instanceof Object && !Array.isArray(f));
+  return [JSON.parse(text)].flat().filter((f) => f instanceof Object);
 }
 
 /**
@@ -23,7 +20,8 @@ export function pack(frames) {
   let bytes = Infinity;
   for (const frame of frames) {
     bytes += frame.length;
-    if (bytes > maxBatch || batches.at(-1)?.length === maxFrames) {
+    // Cut well before any payload limit, and at the most frames that a message may hold.
+    if (bytes > 65536 || batches.at(-1)?.length === 256) {
       batches.push([]);
       bytes = frame.length;
     }

@@ -1,4 +1,5 @@
-import { Listeners } from "./listeners.js";
+import { isTransient } from "./errors.js";
+import { listenersOf } from "./listeners.js";
 
 /** @typedef {{ role?: string, data?: any }} Member one connection of a group */
 
@@ -8,12 +9,14 @@ export class Group {
   #listeners;
   /** What it was joined with. @type {Member | undefined} */
   #joined;
+  /** The join under way. @type {Member | undefined} */
+  #joining;
 
   /** @param {import("./session.js").Session} session @param {string} name */
   constructor(session, name) {
     this.#session = session;
     this.name = name;
-    this.#listeners = new Listeners(session.report);
+    this.#listeners = listenersOf(session.report);
   }
 
   /**
@@ -21,14 +24,15 @@ export class Group {
    * @returns {Promise<{ count: number, meta: any, member: string }>}
    */
   async join(o = {}) {
+    this.#joining = o;
     const reply = await this.#ask("group.join", o);
-    this.#joined = o;
+    if (this.#joining === o) this.#joined = o;
     return reply;
   }
 
-  /** @returns {Promise<void>} */
+  /** Where there is no connection to say so it rejects, and the next one has no seat either. @returns {Promise<void>} */
   leave() {
-    this.#joined = undefined;
+    this.#joined = this.#joining = undefined;
     return this.#ask("group.leave");
   }
 
@@ -57,8 +61,9 @@ export class Group {
   }
 
   /**
-   * Hears the group's messages by event (`"*"`: all), and its changes: `$joined` and `$left` with members by id,
-   * `$meta`, `$closed`, `$lost` when it couldn't be joined again.
+   * Hears the group's messages by event (`"*"`: all), and its changes: `$joined` (also of those whose data changed) and
+   * `$left` with members by id, `$meta`, `$closed`. After a reconnect, which missed changes, `$rejoined` with what `join`
+   * returns; or `$lost` with the error: where that may pass the seat is asked for again.
    * @param {string} event
    * @param {(e: any) => void} fn
    */
@@ -69,10 +74,14 @@ export class Group {
 
   /** Takes the seat again on a new connection. */
   rejoin() {
-    if (!this.#joined) return;
-    this.#ask("group.join", this.#joined).catch((error) => {
-      this.#joined = undefined;
-      this.#listeners.emit("$lost", error);
+    const joined = this.#joined, session = this.#session;
+    if (!joined) return;
+    this.#ask("group.join", joined).then((reply) => this.#listeners.emit("$rejoined", reply), (error) => {
+      if (this.#joined !== joined || session.connection.state !== "open") return;
+      if (isTransient(error)) session.later(() => this.rejoin(), error.retryAfter ?? 1000); // seats of a gateway that died are free before long
+      else this.#joined = undefined;
+      if (this.#listeners.has("$lost")) this.#listeners.emit("$lost", error);
+      else session.report(error);
     });
   }
 
@@ -85,7 +94,7 @@ export class Group {
   /** @param {import("./frame.js").Frame} frame */
   control(frame) {
     for (const what in frame) this.#listeners.emit("$" + what, frame[what]);
-    if (frame.closed) this.#joined = undefined;
+    if (frame.closed || frame.left?.[/** @type {string} */ (this.#session.connection.conn)]) this.#joined = undefined;
   }
 
   /** @param {string} op @param {object} [fields] */

@@ -1,78 +1,75 @@
 /** @typedef {import("./subscription.js").Members} Members */
 
-/** Who is on a topic, and oneself among them. */
-export class Presence {
-  #session;
-  #topic;
-  #o;
+/**
+ * Who is on a topic, and oneself among them.
+ * @param {import("./session.js").Session} session
+ * @param {string} topic
+ * @param {import("./subscription.js").TopicOptions} o
+ */
+export function presenceOf(session, topic, o) {
+  const ask = (/** @type {string} */ op, /** @type {object} */ fields = {}) => session.request({ op, topic, ...fields });
+  return {
+    /**
+     * Appears on the topic, again after every reconnect, until `leave`.
+     * @param {unknown} [data] public, ≤ 4 KiB
+     * @returns {Promise<void>}
+     */
+    async join(data) {
+      const sub = session.hold(topic, o), mine = (sub.joining = { data });
+      let kept;
+      try {
+        await ask("presence.join", mine);
+        if (sub.joining === mine) {
+          kept = !sub.joined; // else an earlier join holds it
+          sub.joined = mine;
+        }
+      } finally {
+        if (sub.joining === mine) sub.joining = undefined;
+        if (!kept) session.release(sub);
+        if (sub.stale) session.touch(sub);
+      }
+    },
 
-  /**
-   * @param {import("./session.js").Session} session
-   * @param {string} topic
-   * @param {import("./subscription.js").TopicOptions} o
-   */
-  constructor(session, topic, o) {
-    this.#session = session;
-    this.#topic = topic;
-    this.#o = o;
-  }
+    /** Where there is no connection to say so it rejects, and the next one does not appear either. @returns {Promise<void>} */
+    async leave() {
+      const sub = session.find(topic), joined = sub?.joined;
+      if (sub) sub.joined = sub.joining = undefined;
+      try {
+        await ask("presence.leave");
+      } finally {
+        if (joined) session.release(sub, true);
+      }
+    },
 
-  /**
-   * Appears on the topic, again after every reconnect, until `leave`.
-   * @param {unknown} [data] public, ≤ 4 KiB
-   */
-  async join(data) {
-    const sub = this.#session.hold(this.#topic, this.#o);
-    try {
-      await this.#ask("presence.join", { data });
-    } catch (error) {
-      this.#session.release(sub);
-      throw error;
-    }
-    if (sub.joined) this.#session.release(sub); // held by the first join
-    sub.joined = { data };
-  }
+    /** @param {unknown} data @returns {Promise<void>} */
+    async update(data) {
+      await ask("presence.update", { data });
+      const sub = session.find(topic);
+      if (sub?.joined) sub.joined = { data };
+    },
 
-  async leave() {
-    const sub = this.#session.find(this.#topic);
-    if (sub?.joined) {
-      sub.joined = undefined;
-      this.#session.release(sub);
-    }
-    await this.#ask("presence.leave", {});
-  }
+    /** Everybody, read page by page. @returns {Promise<Members>} */
+    async list() {
+      const all = Object.create(null);
+      let page;
+      do {
+        page = await ask("presence", { limit: 1000, cursor: page?.cursor });
+        Object.assign(all, page.users);
+      } while (page.cursor);
+      return all;
+    },
 
-  /** @param {unknown} data */
-  async update(data) {
-    await this.#ask("presence.update", { data });
-    const sub = this.#session.find(this.#topic);
-    if (sub?.joined) sub.joined = { data };
-  }
-
-  /** @returns {Promise<Members>} */
-  async list() {
-    return (await this.#ask("presence", {})).users ?? {};
-  }
-
-  /**
-   * Hears every change; `left` is already out of `all`.
-   * @param {(all: Members, change: { joined: Members, left: Members }) => void} fn
-   * @returns {import("./listeners.js").Off}
-   */
-  on(fn) {
-    const sub = this.#session.hold(this.#topic, this.#o);
-    if (!sub.watchers++ && !sub.joined) {
-      sub.stale = true;
-      this.#session.touch(sub);
-    }
-    return sub.listeners.add("$presence", fn, () => {
-      sub.watchers--;
-      this.#session.release(sub);
-    });
-  }
-
-  /** @param {string} op @param {object} fields */
-  #ask(op, fields) {
-    return this.#session.request({ op, topic: this.#topic, ...fields });
-  }
+    /**
+     * Hears who is there, then every change: `joined` also has those whose data changed, `left` are already out of
+     * `all`. On a topic with too many for that `count` says how many there are, and `all` has some of them.
+     * @param {(all: Members, change: { joined: Members, left: Members, count?: number }) => void} fn
+     * @returns {import("./listeners.js").Off}
+     */
+    on(fn) {
+      const sub = session.hold(topic, o);
+      if (!sub.watchers++) session.touch(sub, true);
+      queueMicrotask(() => sub.tell({}, {}));
+      return sub.listeners.add("$presence", fn, () => session.release(sub, !--sub.watchers));
+    },
+  };
 }

@@ -23,104 +23,100 @@ import { FairleadError, fromWire } from "./errors.js";
  * @property {(error?: FairleadError, ok?: any) => void} end
  */
 
-/** The requests of a session that have an id: made here, found again when the reply comes. */
-export class Requests {
+/**
+ * The requests of a session that have an id: made here, found again when the reply comes.
+ * @param {import("./env.js").Env} env
+ * @param {number | undefined} limit milliseconds, where a request says nothing (10000)
+ * @param {(id: number) => void} cancel tells the server that nobody waits for a call any more
+ */
+export function requestsOf(env, limit = 10000, cancel) {
   /** Sent and not ended, by id. @type {Map<number, Request>} */
-  sent = new Map();
-  #next = 1;
-  #env;
-  #timeout;
-  #cancel;
+  const sent = new Map();
+  let next = 1;
+  return {
+    sent,
 
-  /**
-   * @param {import("./env.js").Env} env
-   * @param {number | undefined} timeout milliseconds, where a request says nothing (10000)
-   * @param {(id: number) => void} cancel tells the server that nobody waits for a call any more
-   */
-  constructor(env, timeout = 10000, cancel) {
-    this.#env = env;
-    this.#timeout = timeout;
-    this.#cancel = cancel;
-  }
+    /**
+     * Throws what JSON.stringify throws: data is encoded now, so that the caller may change it afterwards.
+     * @param {import("./frame.js").Frame} frame
+     * @param {RequestOptions} o
+     * @param {(error?: FairleadError, ok?: any) => void} done
+     * @returns {Request}
+     */
+    create(frame, { timeout = limit, signal, onProgress, retry = false }, done) {
+      const id = next++;
+      /** @type {unknown} */
+      let timer;
+      /** @param {import("./errors.js").Code} code @param {string} message @param {unknown} [cause] */
+      const giveUp = (code, message, cause) => {
+        const doubt = request.sent;
+        request.end(new FairleadError(code, message, { outcome: doubt ? "unknown" : "none", cause }));
+        if (doubt && frame.op === "call") cancel(id);
+      };
+      const aborted = () => giveUp("CANCELLED", `${frame.op}: aborted`, signal?.reason);
+      const arm = () => {
+        if (timeout) timer ??= env.setTimeout(() => giveUp("DEADLINE_EXCEEDED", `${frame.op}: no answer`), timeout);
+      };
+      /** @type {Request} */
+      const request = {
+        id,
+        text: JSON.stringify({ id, ...frame }),
+        retry,
+        sent: false,
+        doubt: false,
+        over: false,
+        onProgress,
+        dispatch: () => {
+          request.sent = true;
+          sent.set(id, request);
+          arm();
+        },
+        end: (error, ok) => {
+          if (request.over) return;
+          request.over = true;
+          sent.delete(id);
+          env.clearTimeout(timer);
+          signal?.removeEventListener("abort", aborted);
+          // What became of the attempt that was lost with its connection, nobody knows.
+          if (error?.outcome === "none" && request.doubt) error = new FairleadError(error.code, error.message, { ...error, outcome: "unknown" });
+          done(error, ok);
+        },
+      };
+      if (!retry) arm();
+      signal?.addEventListener("abort", aborted);
+      if (signal?.aborted) aborted();
+      return request;
+    },
 
-  /**
-   * Throws what JSON.stringify throws: data is encoded now, so that the caller may change it afterwards.
-   * @param {import("./frame.js").Frame} frame
-   * @param {RequestOptions} o
-   * @param {(error?: FairleadError, ok?: any) => void} done
-   * @returns {Request}
-   */
-  create(frame, { timeout = this.#timeout, signal, onProgress, retry = false }, done) {
-    const id = this.#next++;
-    /** @type {unknown} */
-    let timer;
-    /** @param {import("./errors.js").Code} code @param {string} message @param {unknown} [cause] */
-    const giveUp = (code, message, cause) => {
-      const { sent } = request;
-      request.end(new FairleadError(code, message, { outcome: sent ? "unknown" : "none", cause }));
-      if (sent && frame.op === "call") this.#cancel(id);
-    };
-    const aborted = () => giveUp("CANCELLED", `${frame.op}: aborted`, signal?.reason);
-    const arm = () => {
-      if (timeout) timer ??= this.#env.setTimeout(() => giveUp("DEADLINE_EXCEEDED", `${frame.op}: no answer in time`), timeout);
-    };
-    /** @type {Request} */
-    const request = {
-      id,
-      text: JSON.stringify({ id, ...frame }),
-      retry,
-      sent: false,
-      doubt: false,
-      over: false,
-      onProgress,
-      dispatch: () => {
-        request.sent = true;
-        this.sent.set(id, request);
-        arm();
-      },
-      end: (error, ok) => {
-        if (request.over) return;
-        request.over = true;
-        this.sent.delete(id);
-        this.#env.clearTimeout(timer);
-        signal?.removeEventListener("abort", aborted);
-        // What became of the attempt that was lost with its connection, nobody knows.
-        if (error?.outcome === "none" && request.doubt) error = new FairleadError(error.code, error.message, { ...error, outcome: "unknown" });
-        done(error, ok);
-      },
-    };
-    if (!retry) arm();
-    signal?.addEventListener("abort", aborted);
-    if (signal?.aborted) aborted();
-    return request;
-  }
+    /**
+     * Takes a reply; those nobody waits for are ignored.
+     * @param {import("./frame.js").Frame} frame
+     */
+    reply(frame) {
+      const request = sent.get(frame.id);
+      if (!request) return;
+      if (frame.error) request.end(fromWire(frame.error));
+      else if ("ok" in frame) request.end(undefined, frame.ok);
+      else if ("progress" in frame) request.onProgress?.(frame.progress);
+      else request.end(undefined, frame.text ?? frame.base64); // a worker's answer that is no JSON
+    },
 
-  /**
-   * Takes a reply; those nobody waits for are ignored.
-   * @param {import("./frame.js").Frame} frame
-   */
-  reply(frame) {
-    const request = this.sent.get(frame.id);
-    if (!request) return;
-    if (frame.error) request.end(fromWire(frame.error));
-    else if ("ok" in frame) request.end(undefined, frame.ok);
-    else if ("progress" in frame) request.onProgress?.(frame.progress);
-    else request.end(undefined, frame.text ?? frame.base64); // a worker's answer that is no JSON
-  }
-
-  /**
-   * The connection is gone: ends what was sent on it, except what may be sent again, which is returned in order.
-   * @param {unknown} cause
-   * @param {boolean} again false: nothing is sent again
-   * @returns {Request[]}
-   */
-  lost(cause, again) {
-    const requests = [...this.sent.values()];
-    this.sent.clear();
-    return requests.filter((request) => {
-      if (request.retry && again) return (request.doubt = true);
-      request.end(new FairleadError("UNAVAILABLE", "connection lost", { outcome: "unknown", cause }));
-      return false;
-    });
-  }
+    /**
+     * The connection is gone: ends what was sent on it, except what may be sent again, which is returned in order.
+     * @param {unknown} cause
+     * @param {boolean} again false: nothing is sent again
+     * @returns {Request[]}
+     */
+    lost(cause, again) {
+      const requests = [...sent.values()];
+      sent.clear();
+      return requests.filter((request) => {
+        if (request.retry && again) return (request.doubt = true);
+        request.end(new FairleadError("UNAVAILABLE", "connection lost", { outcome: "unknown", cause }));
+        return false;
+      });
+    },
+  };
 }
+
+/** @typedef {ReturnType<typeof requestsOf>} Requests */

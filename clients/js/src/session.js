@@ -1,10 +1,10 @@
 import { Connection } from "./connection.js";
-import { FairleadError, fromWire } from "./errors.js";
+import { FairleadError, fromWire, isTransient } from "./errors.js";
 import { pack } from "./frame.js";
-import { Listeners } from "./listeners.js";
+import { listenersOf } from "./listeners.js";
 import { matches } from "./match.js";
 import { format } from "./position.js";
-import { Requests } from "./requests.js";
+import { requestsOf } from "./requests.js";
 import { Subscription } from "./subscription.js";
 
 /**
@@ -21,8 +21,6 @@ import { Subscription } from "./subscription.js";
 
 /** The most requests under way at once: below what a gateway allows one connection. */
 const maxSent = 500;
-/** The most positions kept over a page load: those of the newest topics. */
-const maxSaved = 1000;
 
 /** One client's life over any number of connections: what it subscribes to, serves and still has to send. */
 export class Session {
@@ -32,10 +30,10 @@ export class Session {
     if (this.listeners.has("error")) this.listeners.emit("error", error);
     else (globalThis.reportError ?? console.error)(error);
   };
-  listeners = new Listeners(this.report);
-  inbox = new Listeners(this.report);
-  /** Event → functions that answer the server; the newest answers. @type {Map<string, ((data: any) => unknown)[]>} */
-  serving = new Map();
+  listeners = listenersOf(this.report);
+  inbox = listenersOf(this.report);
+  /** Functions that answer the server; of those for one event the newest does. */
+  serving = listenersOf(this.report);
   /** @type {Map<string, import("./group.js").Group>} */
   groups = new Map();
   /** Why nothing can be asked any more. @type {FairleadError | undefined} */
@@ -65,23 +63,17 @@ export class Session {
     this.#key = "fairlead:" + o.url;
     const saved = this.#load();
     this.#saved = saved.positions ?? {};
-    this.#requests = new Requests(env, o.timeout, (id) => this.post({ op: "cancel", ref: id }));
-    this.connection = new Connection({ ...o, session: saved.session }, env, this.#requests, {
-      frame: (frame) => this.#frame(frame),
-      opened: () => this.#opened(),
-      lost: (cause, code) => this.#lost(cause, code),
-      state: (state, cause) => this.listeners.emit("state", { state, cause }),
-      error: this.report,
-    });
+    this.#requests = requestsOf(env, o.timeout, (id) => this.post({ op: "cancel", ref: id }));
+    this.connection = new Connection({ ...o, session: saved.session }, env, this.#requests, this);
     this.#unwatch = env.watch({ pagehide: () => this.#save() });
   }
 
   /** @param {FairleadError} [cause] */
-  close(cause = new FairleadError("CANCELLED", "client closed", { outcome: "none" })) {
+  close(cause = new FairleadError("CANCELLED", "closed", { outcome: "none" })) {
     if (this.ended) return;
     this.ended = cause;
     this.connection.close();
-    this.#lost(cause, 1000);
+    this.lost(cause, 1000);
   }
 
   start() {
@@ -123,7 +115,7 @@ export class Session {
     let sub = this.#subs.get(topic);
     if (!sub) {
       const since = o.since ?? (o.last ? undefined : this.#saved[topic]);
-      sub = new Subscription(topic, { ...o, since }, new Listeners(this.report));
+      sub = new Subscription(topic, { ...o, since }, listenersOf(this.report));
       delete this.#saved[topic];
       this.#subs.set(topic, sub);
       if (sub.pattern) this.#patterns.add(sub);
@@ -141,13 +133,14 @@ export class Session {
     return this.#subs.get(topic);
   }
 
-  /** @param {Subscription} sub */
-  release(sub) {
-    if (!--sub.holds) this.touch(sub);
+  /** @param {any} sub @param {boolean} [stale] */
+  release(sub, stale) {
+    if (!--sub.holds || stale) this.touch(sub, stale);
   }
 
-  /** Has the server told, at the end of this tick, what is wanted of a topic. @param {Subscription} sub */
-  touch(sub) {
+  /** Has the server told, at the end of this tick, what is wanted of a topic. @param {Subscription} sub @param {boolean} [stale] */
+  touch(sub, stale) {
+    if (stale) sub.stale = true;
     this.#dirty.add(sub);
     this.start();
     this.#schedule();
@@ -162,7 +155,7 @@ export class Session {
         return request.end(new FairleadError("UNAVAILABLE", "not connected", { outcome: "none" }));
       }
       this.#queue = this.#queue.filter((r) => typeof r === "string" || !r.over);
-      const full = new FairleadError("RESOURCE_EXHAUSTED", "too many requests wait", { outcome: "none" });
+      const full = new FairleadError("RESOURCE_EXHAUSTED", "too many wait", { outcome: "none" });
       if (this.#queue.length >= size) {
         if (policy !== "drop-oldest") return request.end(full);
         /** @type {any} */ (this.#queue.shift()).end?.(full);
@@ -209,7 +202,7 @@ export class Session {
     const limit = this.connection.maxPayload;
     const observed = new TextEncoder().encode(request.text).length;
     if (observed <= limit) return true;
-    request.end(new FairleadError("RESOURCE_EXHAUSTED", "frame too large",
+    request.end(new FairleadError("RESOURCE_EXHAUSTED", "too large",
       { retryAfter: null, outcome: "none", details: { observed, limit } }));
     return false;
   }
@@ -227,35 +220,46 @@ export class Session {
       return left;
     }
     // Its answer says where it began: whatever changed meanwhile waits for that.
-    if (sub.wire && !(sub.stale && sub.live)) return left;
+    if (sub.wire && !(sub.stale && sub.live && !sub.joining)) return left;
     sub.stale = false;
     const wire = (sub.wire = {}), frame = sub.frame();
     return [...left, this.#requests.create(frame, {}, (error, ok) => {
       this.#schedule();
       if (sub.wire !== wire || error && this.connection.state !== "open") return;
+      if (error && sub.joined && (error.details?.limit || !isTransient(error))) { // no room, or no right any more, to appear: goes on without
+        sub.down();
+        sub.joined = undefined;
+        this.release(sub, true);
+        return this.report(error);
+      }
       const wait = error ? sub.refused(error) : sub.accepted(ok, frame.after !== undefined);
       const now = sub.wire;
       if (wait !== undefined) {
-        this.#env.setTimeout(() => {
+        this.later(() => {
           if (!sub.holds || sub.wire !== now || this.connection.state !== "open") return;
           sub.down();
           sub.ghost = true;
           this.touch(sub);
-        }, wait * (1 + this.#env.random()));
+        }, wait);
       }
       else if (error && !sub.listeners.has("$denied")) this.report(error);
       if (sub.stale) this.touch(sub);
     })];
   }
 
-  #opened() {
+  /** @param {() => void} fn @param {number} ms at least */
+  later(fn, ms) {
+    this.#env.setTimeout(fn, ms * (1 + this.#env.random()));
+  }
+
+  opened() {
     for (const sub of this.#subs.values()) this.#dirty.add(sub);
     for (const group of this.groups.values()) group.rejoin();
     this.#flush();
   }
 
   /** @param {FairleadError} cause @param {number} code */
-  #lost(cause, code) {
+  lost(cause, code) {
     const { state } = this.connection;
     if (state === "failed") this.ended ??= cause;
     if (this.ended) this.#unwatch();
@@ -274,11 +278,11 @@ export class Session {
   }
 
   /** A frame with `id` is a reply, one with `op` a control frame, one with an event a message. @param {import("./frame.js").Frame} frame */
-  #frame(frame) {
+  frame(frame) {
     if (frame.id === 0) this.report(fromWire(frame.error));
     else if (frame.id !== undefined) this.#requests.reply(frame);
     else if (frame.op === "request") this.#serve(frame);
-    else if (frame.op === "system") this.listeners.emit("system", { event: frame.event, what: frame.what, at: frame.at });
+    else if (frame.op === "system") this.listeners.emit("system", (({ op, ...event }) => event)(frame));
     else if (frame.op === "group") this.groups.get(frame.group)?.control(frame);
     else if (frame.op !== undefined) this.#subs.get(frame.topic)?.control(frame);
     else if (typeof frame.event === "string") this.#message(/** @type {import("./subscription.js").Message} */ (frame));
@@ -299,8 +303,8 @@ export class Session {
     const { conn } = this.connection;
     let answer;
     try {
-      const fn = this.serving.get(event)?.at(-1);
-      if (!fn) throw new FairleadError("UNIMPLEMENTED", "not served here");
+      const fn = this.serving.newest(event);
+      if (!fn) throw new FairleadError("UNIMPLEMENTED", "not served");
       answer = { data: (await fn(data ?? text ?? base64)) ?? null };
       JSON.stringify(answer);
     } catch (error) {
@@ -328,7 +332,8 @@ export class Session {
       this.#env.storage(persist)?.setItem(this.#key, JSON.stringify({
         // Only an anonymous user has nothing but its session to be known by, and two tabs are not one session.
         session: anonymous && persist === "session" ? session : undefined,
-        positions: Object.fromEntries(Object.entries(positions).slice(-maxSaved)),
+        // The most that are kept over a page load: those of the newest topics.
+        positions: Object.fromEntries(Object.entries(positions).slice(-1000)),
       }));
     } catch {
       // A full or forbidden storage costs a resume, nothing else.

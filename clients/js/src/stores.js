@@ -163,6 +163,26 @@ export function count(topic, initial = 0) {
 }
 
 /**
+ * Who is on a topic, by user; of a topic with too many, some of them.
+ * @param {Topic} topic
+ * @returns {Readable<import("./subscription.js").Members>}
+ */
+export function members(topic) {
+  /** @type {import("./subscription.js").Members} */
+  let all = {};
+  return store(() => all, (changed) => {
+    const off = topic.presence.on((now) => {
+      all = { ...now };
+      changed();
+    });
+    return () => {
+      off();
+      all = {};
+    };
+  });
+}
+
+/**
  * The client's state.
  * @param {import("./client.js").Client<any>} client
  * @returns {Readable<import("./connection.js").State>}

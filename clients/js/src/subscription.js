@@ -28,17 +28,16 @@ import { format, parse } from "./position.js";
 
 /** A topic member's public data; both parts are text of others, not to be trusted. @typedef {Record<string, { info?: any, data?: any }>} Members */
 
-/** The longest pause between attempts to subscribe, in milliseconds; the most messages that may run ahead of a past to come: then they wait for it. */
-const longestWait = 30000, maxEarly = 10000;
-
 /** What this session wants of one topic and what it has of it. It lives from the first hold to the last release. */
 export class Subscription {
   holds = 0;
   watchers = 0;
   /** Data this user joined with. @type {{ data?: unknown } | undefined} */
   joined;
-  /** @type {Members} */
-  members = Object.create(null);
+  /** The join under way; other changes wait for its answer. @type {{ data?: unknown } | undefined} */
+  joining;
+  /** Who is there; undefined = not known. @type {Members | undefined} */
+  members;
   /** @type {Record<string, unknown>} */
   cursors = Object.create(null);
   /** Names the subscribe under way or in force; undefined = the server has none that counts. @type {object | undefined} */
@@ -58,8 +57,8 @@ export class Subscription {
   #blind = false;
   /** What was delivered ahead of it, and comes again with it. @type {Set<string>} */
   #early = new Set();
-  /** @type {Members | undefined} */
-  #pages;
+  /** By rev, the state of which more is to come. @type {Record<number, Members>} */
+  #pages = {};
 
   /**
    * @param {string} topic
@@ -77,13 +76,15 @@ export class Subscription {
   /** The subscribe frame that says what is wanted now. */
   frame() {
     const { seq: after, ts } = this.at;
+    const presence = this.joined ? "join" : this.watchers ? "watch" : undefined;
+    if (!presence) this.members = undefined;
     return {
       op: "subscribe",
       topic: this.topic,
       after,
       ts,
       last: after === undefined ? this.o.last : undefined,
-      presence: this.joined ? "join" : this.watchers ? "watch" : undefined,
+      presence,
       data: this.joined?.data,
       cursors: this.o.cursors || undefined,
     };
@@ -92,6 +93,7 @@ export class Subscription {
   /** The connection is gone, and with it what the server had. */
   down() {
     this.wire = undefined;
+    this.#pages = {};
     this.live = this.ghost = false;
   }
 
@@ -118,8 +120,9 @@ export class Subscription {
     this.listeners.emit("$denied", error);
   }
 
+  /** Milliseconds until the next attempt to subscribe. */
   #wait() {
-    return Math.min(1000 * 2 ** this.#failures++, longestWait);
+    return Math.min(1000 * 2 ** this.#failures++, 30000);
   }
 
   /** @param {Message} message */
@@ -139,7 +142,8 @@ export class Subscription {
    */
   #moved({ seq = 0, ts = 0 }) {
     const early = this.#early, name = format({ seq, ts });
-    if (this.#blind) return !early.has(name) && early.size < maxEarly && !!early.add(name);
+    // No more than so many run ahead of a past to come: the rest wait for it.
+    if (this.#blind) return !early.has(name) && early.size < 10000 && !!early.add(name);
     if (seq <= (this.at.seq ?? -1) && ts <= (this.at.ts ?? Infinity)) return false;
     this.at = { seq, ts };
     return !early.delete(name);
@@ -159,23 +163,27 @@ export class Subscription {
   }
 
   /** @param {import("./frame.js").Frame} frame */
-  #presence({ state, more, sample, joins = {}, leaves = {} }) {
-    const before = this.members;
-    if (state) {
-      this.#pages = Object.assign(this.#pages ?? Object.create(null), state);
-      if (more) return;
-    }
-    const whole = this.#pages ?? (sample && Object.assign(Object.create(null), sample));
-    this.#pages = undefined;
+  #presence({ rev, state, more, count, sample, joins = {}, leaves = {} }) {
+    const before = this.members ?? Object.create(null), whole = state ?? sample;
+    let now = before;
     if (whole) {
-      const absent = (/** @type {Members} */ a, /** @type {Members} */ b) => Object.fromEntries(Object.entries(a).filter(([key]) => !(key in b)));
-      joins = absent(whole, before);
-      leaves = absent(before, whole);
-      this.members = whole;
+      now = Object.assign(this.#pages[rev] ?? Object.create(null), whole);
+      this.#pages = more ? { [rev]: now } : {};
+      if (more) return;
+      joins = Object.create(null);
+      leaves = Object.create(null);
+      for (const key in now) if (JSON.stringify(now[key]) !== JSON.stringify(before[key])) joins[key] = now[key];
+      for (const key in before) if (!(key in now)) leaves[key] = before[key];
     } else {
-      for (const key of Object.keys(leaves)) delete before[key];
-      Object.assign(before, joins);
+      for (const key in leaves) delete now[key];
+      Object.assign(now, joins);
     }
-    this.listeners.emit("$presence", this.members, { joined: joins, left: leaves });
+    this.members = now;
+    this.tell(joins, leaves, count);
+  }
+
+  /** Tells who is there, once that is known. @param {Members} joined @param {Members} left @param {number} [count] */
+  tell(joined, left, count) {
+    if (this.members) this.listeners.emit("$presence", this.members, { joined, left, count });
   }
 }

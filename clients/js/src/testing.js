@@ -1,5 +1,7 @@
+import { FairleadError } from "./errors.js";
 import { decode } from "./frame.js";
 import { isPattern, matches } from "./match.js";
+import { Groups, Rooms } from "./rooms.js";
 
 /**
  * A gateway in memory, for unit tests of code that uses a client:
@@ -7,8 +9,9 @@ import { isPattern, matches } from "./match.js";
  *     const server = new MemoryServer();
  *     const fl = connect("ws://test/ws", { WebSocket: server.WebSocket, token: "ann" });
  *
- * It takes a token for the user's name, passes messages between its clients, answers calls by functions, and says
- * UNIMPLEMENTED to the rest. Nothing waits for a clock: everything happens within a few microtasks.
+ * It takes a token for the user's name, passes messages between its clients, knows who is on a topic and in a group,
+ * answers calls by functions, and says UNIMPLEMENTED to the rest. Nothing waits for a clock: everything happens within
+ * a few microtasks, and a member whose connection ends is gone at once.
  */
 export class MemoryServer {
   /** Every frame clients sent, with the connection it came on. @type {{ conn: string, frame: any }[]} */
@@ -20,6 +23,8 @@ export class MemoryServer {
   /** @type {Map<string, { resolve(data: any): void, reject(error: any): void }>} */
   #asked = new Map();
   #next = 1;
+  #rooms = new Rooms();
+  #groups = new Groups();
 
   /** For the option of that name. @type {typeof WebSocket} */
   WebSocket;
@@ -37,6 +42,16 @@ export class MemoryServer {
   /** Connections that said hello. @returns {{ conn: string, user: string }[]} */
   get connections() {
     return [...this.#peers.values()].map(({ conn, user }) => ({ conn, user }));
+  }
+
+  /** How many users may be on a topic, and connections in a group; one more is refused. @param {number} n */
+  set maxMembers(n) {
+    this.#rooms.maxMembers = this.#groups.maxMembers = n;
+  }
+
+  /** Closes a group, as a worker does. @param {string} name */
+  closeGroup(name) {
+    this.#groups.close(name);
   }
 
   /**
@@ -87,15 +102,29 @@ export class MemoryServer {
   /** @param {Peer} peer */
   gone(peer) {
     this.#peers.delete(peer.conn);
+    this.#rooms.gone(peer);
+    this.#groups.gone(peer);
   }
 
   /** @param {Peer} peer @param {any} frame */
   async take(peer, frame) {
     this.received.push({ conn: peer.conn, frame });
-    const { id, op, topic, event = "message", data, ref } = frame;
+    try {
+      await this.#run(peer, frame);
+    } catch (error) {
+      const { code = "INTERNAL", message, retryAfter, details } = /** @type {any} */ (error), { id = 0, op, topic, group } = frame;
+      peer.deliver({ id, error: { code, message, retryAfterMs: retryAfter, details: { op, topic, group, ...details } } });
+    }
+  }
+
+  /** Runs one frame; what it throws is answered. @param {Peer} peer @param {any} frame */
+  async #run(peer, frame) {
+    const { id, op, topic, event = "message", data, ref } = frame, rooms = this.#rooms;
     const ok = (/** @type {any} */ value) => id && peer.deliver({ id, ok: value });
-    const refuse = (/** @type {string} */ code, /** @type {string} */ message) =>
-      peer.deliver({ id: id ?? 0, error: { code, message, details: { op, topic } } });
+    const refuse = (/** @type {import("./errors.js").Code} */ code, /** @type {string} */ message) => {
+      throw new FairleadError(code, message);
+    };
+    const { watching, joined } = rooms.of(peer, topic);
     switch (op) {
       case "hello":
         peer.conn = "c" + this.#next++;
@@ -105,23 +134,43 @@ export class MemoryServer {
       case "refresh":
         return ok({});
       case "subscribe":
+        if (frame.presence && isPattern(topic)) return refuse("INVALID_ARGUMENT", "presence: not together with a wildcard");
+        if (frame.presence === "join") rooms.check(peer, topic);
         peer.topics.add(topic);
-        return ok({ topic });
+        ok({ topic });
+        return rooms.set(peer, topic, !!frame.presence, frame.presence === "join" ? { data } : undefined);
       case "unsubscribe":
         peer.topics.delete(topic);
+        rooms.set(peer, topic, false);
         return ok({});
+      case "presence.join":
+        if (!peer.topics.has(topic)) return refuse("FAILED_PRECONDITION", "subscribe to the topic first");
+        rooms.check(peer, topic);
+        ok({});
+        return rooms.set(peer, topic, true, { data });
+      case "presence.update":
+        if (!joined) return refuse("FAILED_PRECONDITION", "join the topic's presence first");
+        ok({});
+        return rooms.set(peer, topic, watching, { data });
+      case "presence.leave":
+        ok({});
+        return rooms.set(peer, topic, watching);
+      case "presence":
+        return ok(rooms.list(topic, frame.limit, frame.cursor));
+      case "group.join":
+      case "group.leave":
+      case "group.publish":
+      case "group.send":
+      case "group.members":
+      case "group.meta":
+        return ok(this.#groups.run(peer, frame));
       case "publish":
         this.#fanOut({ topic, event, data, from: peer.user }, frame.echo === false ? peer : undefined);
         return ok({});
       case "call": {
         const fn = this.#methods.get(frame.method);
         if (!fn) return refuse("UNIMPLEMENTED", "no worker serves " + frame.method);
-        try {
-          return ok((await fn(data, { user: peer.user, conn: peer.conn })) ?? null);
-        } catch (error) {
-          const { code = "INTERNAL", message } = /** @type {any} */ (error);
-          return refuse(code, message);
-        }
+        return ok((await fn(data, { user: peer.user, conn: peer.conn })) ?? null);
       }
       case "reply": {
         const asked = this.#asked.get(ref);

@@ -1,7 +1,7 @@
-import { Cursor } from "./cursor.js";
+import { cursorOf } from "./cursor.js";
 import { FairleadError } from "./errors.js";
 import { parse } from "./position.js";
-import { Presence } from "./presence.js";
+import { presenceOf } from "./presence.js";
 
 /** @typedef {import("./subscription.js").Message} Message */
 /** @typedef {import("./listeners.js").Off} Off */
@@ -14,20 +14,11 @@ import { Presence } from "./presence.js";
  * @property {AbortSignal} [signal]
  */
 
-/** The most messages that wait for a `for await` loop. */
-const maxWaiting = 10000;
-
 /**
  * A topic as this client sees it: a light handle, any number of which share one subscription.
  * @template {Record<string, any>} [E=Record<string, any>] data by event
  */
 export class Topic {
-  /** @type {string} */
-  name;
-  /** Who is there. */
-  presence;
-  /** Pointers of the users, never stored. */
-  cursor;
   #session;
   #o;
 
@@ -40,8 +31,10 @@ export class Topic {
     this.name = name;
     this.#session = session;
     this.#o = o;
-    this.presence = new Presence(session, name, o);
-    this.cursor = new Cursor(session, name, o);
+    /** Who is there. */
+    this.presence = presenceOf(session, name, o);
+    /** Pointers of the users, never stored. */
+    this.cursor = cursorOf(session, name, o);
   }
 
   /**
@@ -118,7 +111,7 @@ export class Topic {
 
   /**
    * Every message from here on. Leaving the loop unsubscribes; it ends with the client, and throws when the
-   * subscription is denied or the loop falls too far behind.
+   * subscription is denied or the loop falls too far behind (10000 messages).
    * @returns {AsyncGenerator<Message, void, void>}
    */
   async *[Symbol.asyncIterator]() {
@@ -133,7 +126,7 @@ export class Topic {
     };
     const offs = [
       this.on("*", (m) => {
-        if (waiting.push(m) > maxWaiting) stop(new FairleadError("RESOURCE_EXHAUSTED", "too many messages wait"));
+        if (waiting.push(m) > 10000) stop(new FairleadError("RESOURCE_EXHAUSTED", "too many wait"));
         wake();
       }),
       this.on("$denied", stop),
@@ -146,7 +139,7 @@ export class Topic {
         else if (end) {
           if (end.code === "CANCELLED") return;
           throw end;
-        } else await new Promise((resolve) => (wake = () => resolve(undefined)));
+        } else await new Promise((resolve) => (wake = /** @type {any} */ (resolve)));
       }
     } finally {
       offs.forEach((off) => off());
