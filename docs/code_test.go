@@ -3,6 +3,7 @@ package docs
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -11,9 +12,12 @@ import (
 // The metrics of each service are those of its table, no more and no fewer.
 func TestOperationsListsTheMetrics(t *testing.T) {
 	page := read(t, "operations.md")
-	for _, service := range []string{"gateway", "replay"} {
+	for _, service := range []string{"gateway", "replay", "presence"} {
 		prefix := "fairlead_" + service + "_"
-		source := read(t, "../services/"+service+"/observe.go")
+		source := ""
+		for _, path := range globGo(t, "../services/"+service) {
+			source += read(t, path)
+		}
 		made := map[string]bool{}
 		for _, m := range regexp.MustCompile(`(?:gauge|counter)\("([a-z_]+)"|"`+prefix+`([a-z_]+)"`).FindAllStringSubmatch(source, -1) {
 			if name := m[1] + m[2]; name != "" && !strings.HasSuffix(name, "_") {
@@ -25,7 +29,7 @@ func TestOperationsListsTheMetrics(t *testing.T) {
 			listed[m[1]] = true
 		}
 		if len(made) == 0 {
-			t.Fatalf("no metrics found in observe.go of the %s", service)
+			t.Fatalf("no metrics found in the source of the %s", service)
 		}
 		for name := range made {
 			if !listed[name] {
@@ -38,6 +42,21 @@ func TestOperationsListsTheMetrics(t *testing.T) {
 			}
 		}
 	}
+}
+
+// globGo returns the Go files of a package, without its tests.
+func globGo(t *testing.T, dir string) (paths []string) {
+	t.Helper()
+	all, err := filepath.Glob(dir + "/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		if !strings.HasSuffix(path, "_test.go") {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // Every direct dependency has its reason, and every reason its dependency.

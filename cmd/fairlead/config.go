@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/spelling"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway"
+	"github.com/fairlead-io/fairlead/services/presence"
 	"github.com/fairlead-io/fairlead/services/replay"
 )
 
@@ -36,6 +37,7 @@ type config struct {
 	Postgres string `env:"POSTGRES_URL" help:"where rules with archive keep their copy: postgres://user:password@host/database" secret:"true"`
 	Gateway  gateway.Config
 	Replay   replay.Config
+	Presence presence.Config
 }
 
 type natsConfig struct {
@@ -56,7 +58,7 @@ func (c natsConfig) bus() bus.Config {
 // reserved are variables of services that do not exist yet: no typo, and not
 // read by anything.
 var reserved = []string{
-	"GATEWAY_LEASE", "CONSOLE", "ADMISSION_UPGRADES", "ADMISSION_UPGRADES_PER_SECOND",
+	"CONSOLE", "ADMISSION_UPGRADES", "ADMISSION_UPGRADES_PER_SECOND",
 }
 
 // clientVariables are read by the tools, not by a service.
@@ -156,6 +158,7 @@ func loadConfig(ctx context.Context, lookup func(string) (string, bool), default
 	}
 	c.Gateway.Namespace, c.Gateway.Replicas = c.Namespace, c.NATS.Replicas
 	c.Replay.Namespace, c.Replay.Replicas, c.Replay.PostgresURL = c.Namespace, c.NATS.Replicas, c.Postgres
+	c.Presence.Namespace, c.Presence.Replicas = c.Namespace, c.NATS.Replicas
 	if c.NATS.Replicas < 1 || c.NATS.Replicas > 5 {
 		errs = append(errs, fmt.Errorf("%sNATS_REPLICAS=%d: from 1 to 5", envPrefix, c.NATS.Replicas))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/fairlead-io/fairlead/clients/js"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/demo"
@@ -86,7 +89,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 		defer second.Close()
 	}
 	p := process{
-		mode: rules.Dev, what: "dev", gateway: true, replay: true,
+		mode: rules.Dev, what: "dev", gateway: true, replay: true, presence: true,
 		bus:  &bus.Config{InProcess: server.InProcess(), ReplyPrefixes: cfg.NATS.ReplyPrefixes},
 		http: listener,
 		mount: func(mux *http.ServeMux) {
@@ -172,8 +175,13 @@ func mint(secret []byte, cfg *config, user string) (string, error) {
 	}
 	now := time.Now()
 	life := min(devTokenLife, cfg.Gateway.Auth.MaxAge)
+	first, size := utf8.DecodeRuneInString(user)
+	info, err := json.Marshal(map[string]string{"name": string(unicode.ToUpper(first)) + user[size:]})
+	if err != nil {
+		return "", fmt.Errorf("mint token: %w", err)
+	}
 	return auth.Mint(secret, auth.Claims{User: user, Issuer: cfg.Gateway.Auth.Issuer, Audience: cfg.Gateway.Auth.Audience,
-		IssuedAt: now, ExpiresAt: now.Add(life)})
+		IssuedAt: now, ExpiresAt: now.Add(life), Info: info})
 }
 
 // welcome says where everything is, once it is there.

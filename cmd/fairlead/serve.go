@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
 	"github.com/fairlead-io/fairlead/services/gateway"
+	"github.com/fairlead-io/fairlead/services/presence"
 	"github.com/fairlead-io/fairlead/services/replay"
 )
 
@@ -29,18 +30,25 @@ type process struct {
 	ready func(*slog.Logger) // called once, when every service is; may be nil
 	http  net.Listener       // nil: the gateway listens by its address
 
-	gateway, replay bool // the services
+	gateway, replay, presence bool // the services
 }
 
 // name is what telemetry calls the process.
 func (p process) name() string {
-	switch {
-	case p.gateway && p.replay:
-		return "fairlead"
-	case p.replay:
-		return "fairlead-replay"
+	name, n := "fairlead", 0
+	for _, s := range [...]struct {
+		runs bool
+		name string
+	}{{p.gateway, "gateway"}, {p.replay, "replay"}, {p.presence, "presence"}} {
+		if s.runs {
+			name = "fairlead-" + s.name
+			n++
+		}
 	}
-	return "fairlead-gateway"
+	if n > 1 {
+		return "fairlead"
+	}
+	return name
 }
 
 // telemetryWait bounds how long the last spans and metrics may take to leave.
@@ -95,6 +103,15 @@ func serve(ctx context.Context, env *Env, cfg *config, p process) error {
 			return usage(err)
 		}
 		backs = append(backs, r.Run)
+	}
+	if p.presence {
+		s, err := presence.New(cfg.Presence, presence.Deps{
+			NATS: natsConfig, Rules: live, Log: log, Version: version(), Meter: tel.MeterProvider, Tracer: tel.TracerProvider, Checks: &checks,
+		})
+		if err != nil {
+			return usage(err)
+		}
+		backs = append(backs, s.Run)
 	}
 	if p.gateway {
 		g, err := newGateway(cfg, natsConfig, p, live, tel, &checks)

@@ -39,6 +39,7 @@ const (
 	siteRules = `topics:
   - {name: benchplain, match: "bench.plain.>", subscribe: any, publish: any}
   - {name: benchlog, match: "bench.log.>", subscribe: any, publish: any, replay: {size: 1000, ttl: 1h}}
+  - {name: benchroom, match: "bench.room.>", subscribe: any, publish: any, presence: {watch: any, join: any, leaveDelay: 0s}}
 `
 )
 
@@ -51,6 +52,7 @@ type site struct {
 	nats     *child
 	replay   *child
 	gateways []*child
+	presence *child // nil where nothing needs it
 }
 
 // openSite starts a NATS server, the replay service and so many gateways, and
@@ -98,6 +100,12 @@ func (s *site) open(ctx context.Context, gateways int) error {
 		}
 	}
 	return s.awaitStream(ctx)
+}
+
+// withPresence starts the presence service too.
+func (s *site) withPresence(ctx context.Context) (err error) {
+	s.presence, err = s.service(ctx, "presence", "presence")
+	return err
 }
 
 // awaitStream waits for the stream of the replayed rule.
@@ -159,7 +167,7 @@ func (s *site) target(g *child) Target {
 
 // close ends the processes and removes what nobody asked to keep.
 func (s *site) close() {
-	for _, c := range append(s.gateways, s.replay, s.nats) {
+	for _, c := range append(s.gateways, s.presence, s.replay, s.nats) {
 		if c != nil {
 			c.kill()
 		}
@@ -171,8 +179,8 @@ func (s *site) close() {
 
 // children are the processes that run.
 func (s *site) children() (all []*child) {
-	for _, c := range append([]*child{s.nats, s.replay}, s.gateways...) {
-		if !c.dead() {
+	for _, c := range append([]*child{s.nats, s.replay, s.presence}, s.gateways...) {
+		if c != nil && !c.dead() {
 			all = append(all, c)
 		}
 	}

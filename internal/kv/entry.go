@@ -81,6 +81,9 @@ func (b *Bucket) Put(ctx context.Context, w Write) (uint64, error) {
 // PutAll writes several keys, all or none, and returns the revision of the last
 // one; those before it have the numbers just below.
 func (b *Bucket) PutAll(ctx context.Context, writes []Write) (uint64, error) {
+	if len(writes) == 0 {
+		return 0, nil
+	}
 	if len(writes) == 1 {
 		return b.Put(ctx, writes[0])
 	}

@@ -128,6 +128,15 @@ func (p *peer) answered(id int) {
 func TestVanishingSubscribers(t *testing.T) {
 	server := natsdev.Test(t)
 	r := startGateway(t, server)
+	// What the gateway itself needs to ask other services comes with the first
+	// question.
+	first := r.dial()
+	first.hello("")
+	first.subscribe(2, "v.first")
+	first.send(`{"op":"presence.join","id":3,"topic":"v.first"}`)
+	first.expectError(3, "UNAVAILABLE")
+	first.ws.CloseNow()
+	eventually(t, "nobody is there", func() bool { return r.g.connections.size() == 0 && r.g.fanout.hub.size() == 0 })
 	before, goroutines := server.Subscriptions(), runtime.NumGoroutine()
 	for round := range 100 {
 		p := r.dial()

@@ -27,6 +27,7 @@ type Config struct {
 	Heartbeat    time.Duration `env:"HEARTBEAT, default=25s" help:"silence after which a ping is sent; two silent heartbeats close with 4408"`
 	HelloTimeout time.Duration `env:"HELLO_TIMEOUT, default=5s" help:"time for the first hello; then 4408"`
 	DrainWindow  time.Duration `env:"DRAIN_WINDOW, default=20s" help:"SIGTERM: clients are asked to leave over this time, the rest is closed with 1001"`
+	GatewayLease time.Duration `env:"GATEWAY_LEASE, default=10s" help:"how long the users of a gateway that says nothing any more stay present; whole seconds"`
 	DrainDelay   time.Duration `env:"DRAIN_DELAY, default=0s" help:"SIGTERM: time between failing /readyz and the first drain frame, for load balancers to notice"`
 
 	Limits Limits `env:", prefix=LIMIT_"`
@@ -99,6 +100,7 @@ func (c *Config) validate() error {
 	bad(c.Heartbeat >= 100*time.Millisecond && c.Heartbeat <= time.Hour, "HEARTBEAT", c.Heartbeat, "from 100ms to 1h")
 	bad(c.HelloTimeout >= 10*time.Millisecond && c.HelloTimeout <= time.Hour, "HELLO_TIMEOUT", c.HelloTimeout, "from 10ms to 1h")
 	bad(c.DrainWindow >= 0 && c.DrainWindow <= time.Hour, "DRAIN_WINDOW", c.DrainWindow, "from 0s to 1h")
+	bad(c.GatewayLease >= time.Second && c.GatewayLease <= time.Hour, "GATEWAY_LEASE", c.GatewayLease, "from 1s to 1h")
 	bad(c.DrainDelay >= 0 && c.DrainDelay <= time.Hour, "DRAIN_DELAY", c.DrainDelay, "from 0s to 1h")
 	bad((c.TLSCert == "") == (c.TLSKey == ""), "TLS_CERT", c.TLSCert, "FAIRLEAD_TLS_CERT and FAIRLEAD_TLS_KEY go together")
 	l := &c.Limits

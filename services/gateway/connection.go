@@ -40,10 +40,12 @@ type connection struct {
 	identity atomic.Pointer[auth.Identity] // nil before hello
 
 	mu       sync.Mutex
-	closed   bool                // guarded by mu, with the maps below
-	calls    map[int64]*call     // outstanding, by id
-	requests map[string]*request // asked of the client, by ref
-	asking   int                 // questions to other services without an answer
+	closed   bool                   // guarded by mu, with the maps below
+	calls    map[int64]*call        // outstanding, by id
+	requests map[string]*request    // asked of the client, by ref
+	asking   int                    // questions to other services without an answer
+	presence map[string]*attendance // by topic
+	groups   map[string]*groupSeat  // by group
 }
 
 // parting is how an op ends the connection, behind the error that answers it.
@@ -166,7 +168,9 @@ func (c *connection) end() {
 	}
 	c.endCalls()
 	c.endRequests()
+	c.endGroups()
 	code, reason, byPeer := c.out.Closed()
+	c.departed(byPeer && code == int(wire.CloseNormal))
 	stats := c.out.Stats()
 	c.g.metrics.closed(code)
 	c.g.event("connection.closed", "", eventBody{Conn: c, Code: code, Reason: reason, Duration: time.Since(c.opened), Stats: &stats})

@@ -24,6 +24,12 @@ func (g *Service) deliver(in *interest, msg *nats.Msg) {
 			return
 		}
 		g.deliverTopic(in, msg)
+	case kindPresence:
+		g.deliverPresence(in, msg)
+	case kindGroup:
+		g.deliverGroup(in, msg)
+	case kindGroupEntry:
+		g.deliverGroupEntry(in, msg)
 	default:
 		if in.kind == kindConn && msg.Reply != "" {
 			g.ask(in, msg)

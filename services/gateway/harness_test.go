@@ -79,7 +79,7 @@ func launchGateway(t *testing.T, server *natsdev.Server, options ...option) *rig
 	cfg := Config{
 		Addr: "127.0.0.1:0", Namespace: "fl", Development: true, AllowAnonymous: true,
 		Auth:      AuthConfig{Mode: auth.ModeDev, JWTSecret: string(testSecret), MaxAge: 24 * time.Hour},
-		Heartbeat: 25 * time.Second, HelloTimeout: 5 * time.Second, DrainWindow: 200 * time.Millisecond,
+		Heartbeat: 25 * time.Second, GatewayLease: 10 * time.Second, HelloTimeout: 5 * time.Second, DrainWindow: 200 * time.Millisecond,
 		Limits: Limits{PayloadBytes: 1_000_000, PayloadAction: PayloadError, OutboundBytes: 1 << 20,
 			TopicsPerConnection: 1000, PendingPerConnection: 1000, PublishTopics: 1000},
 	}

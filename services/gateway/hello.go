@@ -173,6 +173,7 @@ func (c *connection) listen() *wire.Error {
 	}
 	c.direct = []*member{uin.join(c, nil), cin.join(c, nil)}
 	c.g.event("connection.opened", "", eventBody{Conn: c})
+	c.register()
 	return nil
 }
 
@@ -193,6 +194,7 @@ func (c *connection) refresh(f *wire.Frame) *wire.Error {
 		return wire.Errorf(wire.PermissionDenied, "the token is another user's")
 	}
 	c.identity.Store(id)
+	c.reintroduce()
 	c.ok(f.ID, wire.AppendExpires(nil, epochMs(id.ExpiresAt)))
 	return nil
 }

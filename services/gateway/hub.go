@@ -17,10 +17,13 @@ import (
 type kind uint8
 
 const (
-	kindTopic   kind = iota // a topic
-	kindPattern             // a wildcard over topics
-	kindUser                // direct messages to a user
-	kindConn                // direct messages and requests to one connection
+	kindTopic      kind = iota // a topic
+	kindPattern                // a wildcard over topics
+	kindUser                   // direct messages to a user
+	kindConn                   // direct messages and requests to one connection
+	kindPresence               // changes of a topic's presence
+	kindGroup                  // messages of a group
+	kindGroupEntry             // changes of a group
 )
 
 // interest is one NATS subject with local listeners, or one that had some a
@@ -28,7 +31,7 @@ const (
 type interest struct {
 	kind    kind
 	subject string
-	topic   string // of kindTopic and kindPattern
+	topic   string // of kindTopic, kindPattern and kindPresence; the group of kindGroup and kindGroupEntry
 	shard   int
 	alias   string // the subject it is subscribed by, where that is another; guarded by the shard's mutex
 

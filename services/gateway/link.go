@@ -3,6 +3,7 @@ package gateway
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,8 +24,9 @@ type link struct {
 
 	mu   sync.Mutex
 	down map[*nats.Conn]bool
-	lost bool // clients have been told so
-	ever bool // it has been up once
+	lost bool        // clients have been told so
+	away atomic.Bool // the same, for those who only look
+	ever bool        // it has been up once
 }
 
 // up reports whether every connection is there.
@@ -41,6 +43,7 @@ func (l *link) disconnected(nc *nats.Conn, err error) {
 	first := l.ever && !l.lost
 	if first {
 		l.lost = true
+		l.away.Store(true)
 	}
 	l.mu.Unlock()
 	if first {
@@ -76,6 +79,7 @@ func (l *link) connected(nc *nats.Conn) {
 	}
 	back, first := l.lost, !l.ever
 	l.lost, l.ever = false, true
+	l.away.Store(false)
 	l.mu.Unlock()
 	switch {
 	case back:
@@ -93,7 +97,7 @@ func (l *link) connected(nc *nats.Conn) {
 // for what it publishes and asks, one for what it reads of the past, so that a slow path of one does not
 // hold up the other.
 func (g *Service) openLink() error {
-	g.link = &link{log: g.log, down: map[*nats.Conn]bool{}, tell: g.tellAll, tested: g.roundTrip}
+	g.link = &link{log: g.log, down: map[*nats.Conn]bool{}, tell: func(event string) { g.tellAll(event, "nats") }, tested: g.roundTrip}
 	g.link.alive = func() bool { return g.live.IsConnected() && g.requests.IsConnected() && g.reads.IsConnected() }
 	open := func(name string, down **nats.Conn) error {
 		cfg := g.deps.NATS
@@ -106,6 +110,8 @@ func (g *Service) openLink() error {
 				g.metrics.slowConsumers.Add(1)
 				g.log.Warn("nats slow consumer: a shard dropped messages")
 				g.checkAll("", 0)
+				g.rooms.lookAll(0)
+				g.groups.refresh()
 			},
 		}
 		nc, err := bus.Connect(g.connectContext, cfg, hooks)
@@ -132,8 +138,8 @@ func (g *Service) openLink() error {
 		g.requests.Close()
 		return err
 	}
-	g.link.back = func() { g.checkAll("", 0) }
-	return nil
+	g.link.back = func() { g.checkAll("", 0); g.rooms.lookAll(0); g.groups.refresh() }
+	return g.openLease()
 }
 
 // roundTrip returns when both servers have all that was sent to them.
@@ -147,7 +153,7 @@ func (g *Service) roundTrip() error {
 	return g.reads.FlushTimeout(flushWait)
 }
 
-func (g *Service) tellAll(event string) {
-	frame := wire.AppendSystem(nil, event, "nats", time.Now().UnixMilli())
+func (g *Service) tellAll(event, what string) {
+	frame := wire.AppendSystem(nil, event, what, time.Now().UnixMilli())
 	g.connections.each(func(c *connection) { c.out.Send(frame) })
 }

@@ -24,6 +24,10 @@ type metrics struct {
 	ledgerHits               atomic.Int64
 	ledgerRefusals           atomic.Int64
 	lateReplies, badReplies  atomic.Int64
+	presenceFrames           atomic.Int64
+	presenceRefusals         atomic.Int64
+	presenceLoads            atomic.Int64
+	presenceRepairs          atomic.Int64
 
 	mu     sync.Mutex
 	closes map[int]int64 // by close code; guarded by mu

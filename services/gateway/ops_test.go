@@ -12,22 +12,10 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// unserved holds a good frame of every op whose service does not exist yet,
+// unserved holds a good frame of every op that its service does not have yet,
 // without op and id.
 var unserved = map[wire.Op]string{
-	wire.OpHistory:        `"topic":"a.b","after":0`,
-	wire.OpGap:            `"topic":"a.b","after":0`,
-	wire.OpPresence:       `"topic":"a.b"`,
-	wire.OpPresenceJoin:   `"topic":"a.b"`,
-	wire.OpPresenceLeave:  `"topic":"a.b"`,
-	wire.OpPresenceUpdate: `"topic":"a.b","data":1`,
-	wire.OpCursor:         `"topic":"a.b","data":1`,
-	wire.OpGroupJoin:      `"group":"g"`,
-	wire.OpGroupLeave:     `"group":"g"`,
-	wire.OpGroupPublish:   `"group":"g","event":"e"`,
-	wire.OpGroupSend:      `"group":"g","member":"m","event":"e"`,
-	wire.OpGroupMembers:   `"group":"g"`,
-	wire.OpGroupMeta:      `"group":"g"`,
+	wire.OpCursor: `"topic":"a.b","data":1`,
 }
 
 func TestEveryOpIsServedOrNamesItsService(t *testing.T) {
@@ -39,15 +27,11 @@ func TestEveryOpIsServedOrNamesItsService(t *testing.T) {
 		if op == wire.OpUnknown {
 			continue
 		}
-		if served := ops[op] != nil; served == (spec.Service != "" && spec.Service != "replay") {
+		members, missing := unserved[op]
+		if served := ops[op] != nil; served == missing {
 			t.Errorf("%s: served here: %v; the protocol names the service %q", op, served, spec.Service)
 			continue
 		} else if served {
-			continue
-		}
-		members, ok := unserved[op]
-		if !ok {
-			t.Errorf("%s: the test has no frame for it", op)
 			continue
 		}
 		for _, c := range []struct {
@@ -72,6 +56,33 @@ func TestEveryOpIsServedOrNamesItsService(t *testing.T) {
 	}
 	p.send(`{"op":"cursor","topic":"a.b","data":1}`) // the one that may leave the id out
 	p.expectError(0, "UNIMPLEMENTED")
+	p.silent()
+}
+
+// Ops of the presence service are known where there is none: it is away.
+func TestOpsWithoutAPresenceService(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	p := r.dial()
+	p.hello("")
+	p.send(`{"op":"subscribe","id":2,"topic":"a.b","presence":"watch"}`)
+	p.expect(`{"id":2,"ok":{"topic":"a.b"}}`) // what there is to see comes when the service does
+	for i, frame := range []string{
+		`"op":"presence","topic":"a.b"`,
+		`"op":"presence","topic":"c.d"`,
+		`"op":"presence.join","topic":"a.b"`,
+		`"op":"subscribe","topic":"a.b","presence":"join"`,
+		`"op":"subscribe","topic":"e.f","presence":"join","data":{}`,
+		`"op":"group.join","group":"g"`,
+	} {
+		p.sendf(`{"id":%d,%s}`, i+3, frame)
+		p.expectError(int64(i+3), "UNAVAILABLE")
+	}
+	p.send(`{"id":20,"op":"presence.leave","topic":"a.b"}`)
+	p.expect(`{"id":20,"ok":{}}`)
+	p.send(`{"id":21,"op":"presence.update","topic":"a.b","data":1}`)
+	p.expectError(21, "FAILED_PRECONDITION")
+	p.send(`{"id":22,"op":"presence.join","topic":"e.f"}`) // nothing is left of the subscribe
+	p.expectError(22, "FAILED_PRECONDITION")
 	p.silent()
 }
 
@@ -127,7 +138,7 @@ func TestBadFrameInAnArray(t *testing.T) {
 	r := startGateway(t, natsdev.Test(t))
 	p := r.dial()
 	p.hello("")
-	p.send(`[{"op":"subscribe","id":2,"topic":"a.b"},7,{"op":"subscribe","id":3,"topic":"a..b"},{"id":4,"op":"presence","topic":"a.b"},{"op":"subscribe","id":5,"topic":"a.b"}]`)
+	p.send(`[{"op":"subscribe","id":2,"topic":"a.b"},7,{"op":"subscribe","id":3,"topic":"a..b"},{"id":4,"op":"cursor","topic":"a.b","data":1},{"op":"subscribe","id":5,"topic":"a.b"}]`)
 	p.expect(`{"id":2,"ok":{"topic":"a.b"}}`)
 	p.expectError(0, "INVALID_ARGUMENT")
 	p.expectError(3, "INVALID_ARGUMENT")

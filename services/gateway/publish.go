@@ -346,6 +346,9 @@ func (g *Service) message(ctx context.Context, p *publication) *nats.Msg {
 
 // send publishes a message and says what a failure means for its sender.
 func (g *Service) send(msg *nats.Msg) error {
+	if g.link.away.Load() { // this connection may not have noticed yet
+		return unavailable("NATS is away: nothing was published")
+	}
 	err := g.requests.PublishMsg(msg)
 	switch {
 	case err == nil:

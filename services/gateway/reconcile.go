@@ -139,10 +139,19 @@ func (g *Service) compareSome(ctx context.Context, some []*interest) {
 func (g *Service) watchStreams() error {
 	if _, err := g.requests.Subscribe(streams.Elected+">", func(msg *nats.Msg) {
 		name := streams.StreamOf(msg.Subject)
-		g.checkAll(name, 2*time.Second)
+		look := func() {
+			g.checkAll(name, 2*time.Second)
+			if name == "KV_"+g.cfg.Namespace.Bucket("presence") {
+				g.rooms.lookAll(2 * time.Second)
+			}
+			if name == "KV_"+g.cfg.Namespace.Bucket("groups") {
+				g.groups.refresh()
+			}
+		}
+		look()
 		g.mender.spawn(func(ctx context.Context) {
 			if sleep(ctx, 5*time.Second) == nil {
-				g.checkAll(name, 2*time.Second)
+				look()
 			}
 		})
 	}); err != nil {

@@ -85,6 +85,13 @@ type Service struct {
 
 	tracer telemetry.Tracer
 
+	roster         *roster
+	rooms          *rooms
+	groups         *groups
+	lease          *lease
+	leaseOf        atomic.Pointer[lease] // the same, for hooks of its connection
+	presenceHealth presenceHealth
+
 	serving  atomic.Bool
 	draining atomic.Bool
 }
@@ -113,6 +120,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		reading:     make(chan struct{}, pastPerCore*runtime.GOMAXPROCS(0)),
 		tracer:      deps.Trace,
 	}
+	g.roster, g.rooms, g.groups = newRoster(g), newRooms(g), newGroups(g)
 	g.log = deps.Log.With("service", "gateway", "gateway", g.id)
 	var errs []error
 	var err error
@@ -166,14 +174,14 @@ func (g *Service) Run(ctx context.Context) error {
 	work, halt := context.WithCancel(context.WithoutCancel(ctx))
 	defer halt()
 	g.connectContext = work
+	g.mender = newMender(work)
+	defer g.mender.close()
 	if err := g.openLink(); err != nil {
 		return err
 	}
 	g.sent = newLiveness(g.requests)
 	g.fanout = newFanout(g.live, shardsPerCore*runtime.GOMAXPROCS(0), g.deliver)
 	g.fanout.prepare = g.listenTo
-	g.mender = newMender(work)
-	defer g.mender.close()
 	js, err := jetstream.New(g.requests)
 	if err != nil {
 		return errors.Join(fmt.Errorf("jetstream: %w", err), g.closeLink(work))
@@ -206,6 +214,10 @@ func (g *Service) Run(ctx context.Context) error {
 	background(g.announce)
 	background(g.reconcile)
 	background(g.keepStreams)
+	background(g.lease.run)
+	background(g.rooms.run)
+	background(g.rooms.look)
+	background(g.groups.run)
 	background(func(ctx context.Context) { g.acks.run(ctx, g) })
 	group.Go(func() error { return g.outbox.Run(work) })
 	group.Go(func() error { return g.auth.Run(work) })
@@ -254,13 +266,14 @@ func (g *Service) stop(server *http.Server, gone <-chan struct{}) error {
 	}
 	g.connections.each(func(c *connection) { c.out.Abort() })
 	<-gone
+	g.farewell()
 	return errors.Join(err, g.closeLink(context.Background()))
 }
 
 func (g *Service) closeLink(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushWait)
 	defer cancel()
-	return errors.Join(bus.Drain(ctx, g.live), bus.Drain(ctx, g.requests), bus.Drain(ctx, g.reads))
+	return errors.Join(bus.Drain(ctx, g.live), bus.Drain(ctx, g.requests), bus.Drain(ctx, g.reads), bus.Drain(ctx, g.lease.nc))
 }
 
 // handler is the public listener's.

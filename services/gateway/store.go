@@ -347,7 +347,7 @@ func (g *Service) ensureAll(ctx context.Context, set *rules.Set) bool {
 // listenTo subscribes a new interest: by its topic's log, if that is replayed.
 func (g *Service) listenTo(in *interest) error {
 	switch in.kind {
-	case kindUser, kindConn:
+	case kindUser, kindConn, kindPresence, kindGroup, kindGroupEntry:
 		_, err := g.fanout.listen(in, "")
 		return err
 	case kindPattern:

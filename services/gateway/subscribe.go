@@ -19,16 +19,18 @@ type pendingSubscribe struct {
 	after    wire.Position
 	hasAfter bool
 	last     int
+	presence string
+	data     []byte
 }
 
 // subscribe begins a subscription. Those of one array share one round trip to
 // the server: settle ends them.
 func (c *connection) subscribe(f *wire.Frame) *wire.Error {
-	switch {
-	case f.Presence != "":
-		return wire.Errorf(wire.Unimplemented, "`presence` is served by the presence service, which this gateway does not have yet")
-	case f.Cursors:
-		return wire.Errorf(wire.Unimplemented, "`cursors` is served by the presence service, which this gateway does not have yet")
+	if f.Cursors {
+		return wire.Errorf(wire.Unimplemented, "`cursors` is served by the presence service, which does not have them yet")
+	}
+	if err := c.mayAttend(f); err != nil {
+		return err
 	}
 	for _, p := range c.pending {
 		if p.topic == f.Topic {
@@ -43,8 +45,14 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 		return wire.InvalidField("last", "not together with a wildcard")
 	}
 	if m := c.topics.of(f.Topic); m != nil {
-		c.ok(f.ID, m.again())
-		return nil
+		id, refused := f.ID, c.refused(f)
+		return c.replacePresence(f, func(err *wire.Error) {
+			if err != nil {
+				refused(err)
+				return
+			}
+			c.ok(id, m.again())
+		})
 	}
 	if limit := c.g.cfg.Limits.TopicsPerConnection; len(c.topics)+len(c.pending) >= limit {
 		c.g.metrics.limited.Add(1)
@@ -73,6 +81,7 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 	c.pending = append(c.pending, pendingSubscribe{
 		in: in, id: f.ID, topic: f.Topic,
 		after: wire.Position{Seq: f.After, Ts: f.Ts}, hasAfter: f.HasAfter, last: int(f.Last),
+		presence: f.Presence, data: f.Data,
 	})
 	return nil
 }
@@ -129,6 +138,7 @@ func (c *connection) settle() {
 		}
 		return
 	}
+	pending = c.joinAll(pending)
 	looking, stop := context.WithTimeout(context.Background(), resumeWait)
 	defer stop()
 	for len(pending) > 0 { // a few at a time: each may hold a page of the past
@@ -136,6 +146,7 @@ func (c *connection) settle() {
 		pending = pending[len(some):]
 		for i, r := range c.prepareAll(looking, some) {
 			c.topics = append(c.topics, c.attach(&some[i], r))
+			c.observe(&some[i])
 		}
 	}
 }
@@ -185,6 +196,7 @@ func (c *connection) unsubscribe(f *wire.Frame) *wire.Error {
 }
 
 func (c *connection) drop(topic string) {
+	c.unattend(topic)
 	if m := c.topics.remove(topic); m != nil {
 		m.in.leave(m)
 		c.g.fanout.release(m.in)

@@ -183,8 +183,9 @@ func TestSubscribeOptions(t *testing.T) {
 		{`{"op":"subscribe","id":9,"topic":"x","after":1,"last":2}`, "INVALID_ARGUMENT", "last", ""},
 		{`{"op":"subscribe","id":9,"topic":"x.>","after":1}`, "INVALID_ARGUMENT", "after", ""},
 		{`{"op":"subscribe","id":9,"topic":"x","last":1001}`, "INVALID_ARGUMENT", "last", ""},
-		{`{"op":"subscribe","id":9,"topic":"x","presence":"watch"}`, "UNIMPLEMENTED", "", "presence service"},
-		{`{"op":"subscribe","id":9,"topic":"x","presence":"join"}`, "UNIMPLEMENTED", "", "presence service"},
+		{`{"op":"subscribe","id":9,"topic":"x.>","presence":"watch"}`, "INVALID_ARGUMENT", "presence", ""},
+		{`{"op":"subscribe","id":9,"topic":"x","presence":"lurk"}`, "INVALID_ARGUMENT", "presence", ""},
+		{`{"op":"subscribe","id":9,"topic":"x","presence":"join"}`, "UNAVAILABLE", "", ""},
 		{`{"op":"subscribe","id":9,"topic":"x","cursors":true}`, "UNIMPLEMENTED", "", "presence service"},
 	} {
 		p.send(c.frame)

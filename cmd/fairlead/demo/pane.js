@@ -1,5 +1,7 @@
 // One user: a client, and what it hears and says on chat.lobby.
 import { connect } from "/fairlead.js";
+import { Here, tint } from "./here.js";
+import { Table } from "./table.js";
 
 /** The most messages a pane keeps on the page. */
 const maxMessages = 200;
@@ -17,6 +19,7 @@ export class Pane {
     this.name = name;
     this.element = document.querySelector("#pane").content.firstElementChild.cloneNode(true);
     this.element.id = "pane-" + user;
+    tint(this.element, user);
     this.element.setAttribute("aria-label", name);
     this.part("user").textContent = name;
     this.element.querySelector(".avatar").textContent = name[0];
@@ -33,6 +36,10 @@ export class Pane {
     this.part("drop").addEventListener("click", () => log.cut(name));
     this.#show(url);
     this.#chat(input);
+    const here = new Here(this);
+    this.part("members").setAttribute("aria-label", `Who ${name} sees here`);
+    new Table(this, here);
+    this.part("seats").setAttribute("aria-label", `The table as ${name} sees it`);
   }
 
   /** @param {string} role */
@@ -49,7 +56,7 @@ export class Pane {
       this.#gaps++;
       this.#note(`what follows number ${missingFrom - 1} is gone`);
     });
-    room.on("$denied", (error) => this.#problem(error));
+    room.on("$denied", (error) => this.problem(error));
     this.client.inbox((m) => m.topic ?? this.message(m));
 
     this.element.querySelector("form").addEventListener("submit", async (submit) => {
@@ -61,10 +68,10 @@ export class Pane {
       try {
         await room.publish("message", { text });
         this.part("ack").textContent = `ack ${(performance.now() - began).toFixed(1)} ms`;
-        this.#problem();
+        this.problem();
       } catch (error) {
         input.value ||= text;
-        this.#problem(error);
+        this.problem(error);
       }
     });
   }
@@ -77,7 +84,7 @@ export class Pane {
       state.dataset.state = now;
       where.textContent = client.conn ? `${client.user} · ${host} · ${client.conn}` : host;
       where.title = where.textContent;
-      if (now === "failed") this.#problem(cause);
+      if (now === "failed") this.problem(cause);
     };
     let opened = false;
     client.on("state", ({ state: now, cause }) => {
@@ -87,7 +94,7 @@ export class Pane {
       else if (cause && now !== "connecting") this.#note(cause.message);
     });
     client.on("system", ({ event, what }) => this.#note(`${what}: ${event}`));
-    client.on("error", (error) => this.#problem(error));
+    client.on("error", (error) => this.problem(error));
     show(client.state);
   }
 
@@ -110,7 +117,8 @@ export class Pane {
     item.dataset.role = "message";
     item.dataset.from = from;
     item.dataset.event = m.event;
-    item.className = ["ann", "bob"].includes(from) ? from : "worker";
+    item.className = m.from === undefined ? "worker" : "person";
+    if (m.from !== undefined) tint(item, m.from);
     item.classList.toggle("own", own);
     item.classList.toggle("direct", m.direct === true);
     const label = m.direct ? `${m.event}, only to ${this.name}` : own ? "you" : from;
@@ -142,7 +150,8 @@ export class Pane {
     list.scrollTop = list.scrollHeight;
   }
 
-  #problem(error) {
+  /** Shows what went wrong; nothing takes it away. */
+  problem(error) {
     const line = this.part("problem");
     line.hidden = !error;
     line.textContent = error ? `${error.code ?? "error"}: ${error.message}` : "";

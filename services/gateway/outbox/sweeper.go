@@ -55,7 +55,11 @@ func (c *Conn) sweep(now int64) {
 			c.giveUp(item{})
 		}
 	case silent >= 2*heartbeat+tick && c.pinged(now, heartbeat/2):
-		c.begin(ours, closeHeartbeat, "no sign of life")
+		// Who shows no sign of life answers no close frame either: it gets a tick
+		// to leave, and then the connection is over for everybody else too.
+		if c.begin(ours, closeHeartbeat, "no sign of life") {
+			c.deadline = now + tick
+		}
 	case idle >= heartbeat && c.q == nil:
 		c.q = c.o.queues.Get().(*queue)
 		c.q.push(item{frame: pingFrame})

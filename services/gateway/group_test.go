@@ -1,0 +1,389 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/kv"
+	"github.com/fairlead-io/fairlead/internal/natsdev"
+	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+func TestGroupViewSince(t *testing.T) {
+	member := func(role, data string) wire.GroupMember {
+		return wire.GroupMember{Role: role, Data: json.RawMessage(data)}
+	}
+	type members = map[string]wire.GroupMember
+	for name, c := range map[string]struct {
+		before, after groupView
+		want          wire.GroupFrame
+	}{
+		"nothing": {groupView{members: members{"a": member("m", "1")}, meta: []byte(`1`)},
+			groupView{members: members{"a": member("m", "1")}, meta: []byte(`1`)}, wire.GroupFrame{}},
+		"joined and left": {groupView{members: members{"a": member("m", ""), "b": member("m", "")}},
+			groupView{members: members{"b": member("m", ""), "c": member("m", "")}},
+			wire.GroupFrame{Joined: members{"c": member("m", "")}, Left: members{"a": member("m", "")}}},
+		"other data": {groupView{members: members{"a": member("m", "1")}}, groupView{members: members{"a": member("m", "2")}},
+			wire.GroupFrame{Joined: members{"a": member("m", "2")}}},
+		"meta":            {groupView{}, groupView{meta: []byte(`1`)}, wire.GroupFrame{Meta: []byte(`1`), MetaSet: true}},
+		"meta taken away": {groupView{meta: []byte(`1`)}, groupView{}, wire.GroupFrame{MetaSet: true}},
+		"closed": {groupView{members: members{"a": member("m", "")}, meta: []byte(`1`)}, groupView{closed: true},
+			wire.GroupFrame{Closed: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.want.Group = "g"
+			if diff := cmp.Diff(c.want, c.after.since(&c.before, "g")); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// groupHost stands for the presence service: it keeps one group in the real bucket,
+// and answers when the test lets it.
+type groupHost struct {
+	t      *testing.T
+	nc     *nats.Conn
+	bucket *kv.Bucket
+	asked  chan groupAsk
+
+	mu       sync.Mutex
+	entry    wire.GroupEntry
+	revision uint64
+}
+
+// groupAsk is a request that waits for its answer.
+type groupAsk struct {
+	op  string
+	req wire.GroupRequest
+	msg *nats.Msg
+}
+
+func newGroupHost(t *testing.T, server *natsdev.Server) *groupHost {
+	t.Helper()
+	nc, err := nats.Connect(server.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := kv.Ensure(ctx, js, "fl", kv.Config{Name: "groups", Republish: "fl.groups"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Subscribe("fl.svc.presence.put", func(msg *nats.Msg) {
+		var put wire.PresencePut
+		if err := json.Unmarshal(msg.Data, &put); err != nil {
+			t.Errorf("put: %v", err)
+		}
+		if reply, err := json.Marshal(wire.PresencePutReply{Results: make([]wire.PresenceRevised, len(put.Sections))}); err == nil {
+			_ = msg.Respond(reply) // the test may be over
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return &groupHost{t: t, nc: nc, bucket: kv.Open(nc, "fl", "groups"), asked: make(chan groupAsk, 64),
+		entry: wire.GroupEntry{Group: "g", Members: map[string]wire.GroupSeat{}}}
+}
+
+// serve takes requests to an endpoint from now on.
+func (h *groupHost) serve(op string) {
+	h.t.Helper()
+	if _, err := h.nc.Subscribe("fl.svc.presence.group."+op, func(msg *nats.Msg) {
+		a := groupAsk{op: op, msg: msg}
+		if err := json.Unmarshal(msg.Data, &a.req); err != nil {
+			h.t.Errorf("%s: %v", op, err)
+		}
+		h.asked <- a
+	}); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.nc.Flush(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// next returns the next request, which must be to op.
+func (h *groupHost) next(op string) groupAsk {
+	h.t.Helper()
+	a := recv(h.t, h.asked)
+	if a.op != op {
+		h.t.Fatalf("asked for %s %+v, want %s", a.op, a.req, op)
+	}
+	return a
+}
+
+// store changes the entry.
+func (h *groupHost) store(change func(*wire.GroupEntry)) {
+	h.t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change(&h.entry)
+	value, err := json.Marshal(h.entry)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if h.revision, err = h.bucket.Put(ctx, kv.Write{Key: "g", Value: value, Expect: h.revision}); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// seat stores a member.
+func (h *groupHost) seat(conn, role string) {
+	h.t.Helper()
+	h.store(func(e *wire.GroupEntry) {
+		e.Members[conn] = wire.GroupSeat{GroupMember: wire.GroupMember{Role: role}}
+	})
+}
+
+// answer answers a request; nil is the answer to a join or to entry.
+func (h *groupHost) answer(a groupAsk, reply any) {
+	h.t.Helper()
+	h.mu.Lock()
+	switch {
+	case reply != nil:
+	case a.op == "join":
+		reply = wire.GroupJoined{Count: len(h.entry.Members), Member: a.req.Conn, Revision: h.revision}
+	default:
+		reply = wire.GroupStored{Entry: h.entry, Revision: h.revision}
+	}
+	h.mu.Unlock()
+	data, err := json.Marshal(reply)
+	if err == nil {
+		err = a.msg.Respond(data)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// say publishes a message to the group.
+func (h *groupHost) say(data string) {
+	h.t.Helper()
+	if err := h.nc.Publish("fl.group.g", []byte(data)); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.nc.Flush(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func recv[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	select {
+	case v := <-from:
+		return v
+	case <-ctx.Done():
+		t.Fatal("nothing came")
+		panic("unreachable")
+	}
+}
+
+func withGroups(_ *Config, _ *Deps, o *rules.Options) {
+	o.File = []byte(`{topics: [{match: ">", subscribe: any, publish: any}], groups: [{match: ">", join: any, roles: [member, admin]}]}`)
+}
+
+// entries answers requests for the entry by themselves.
+func (h *groupHost) entries() {
+	h.t.Helper()
+	if _, err := h.nc.Subscribe("fl.svc.presence.group.entry", func(msg *nats.Msg) {
+		h.answer(groupAsk{op: "entry", msg: msg}, nil)
+	}); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// joins makes a client a member.
+func (h *groupHost) joins(p *peer, conn string) {
+	h.t.Helper()
+	p.send(`{"op":"group.join","id":2,"group":"g"}`)
+	join := h.next("join")
+	h.seat(conn, "member")
+	h.answer(join, nil)
+	if got := p.read(); !strings.HasPrefix(got, `{"id":2,"ok":{"count":`) {
+		h.t.Fatalf("join: %s", got)
+	}
+}
+
+// TestGroupFramesComeBehindTheAnswer holds answers back while the group goes on:
+// nothing of it reaches a client before the answer to its join, nor behind that
+// to its leave.
+func TestGroupFramesComeBehindTheAnswer(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.entries()
+	h.serve("join")
+	h.serve("leave")
+	r := startGateway(t, server, withGroups)
+	p, other := r.dial(), r.dial()
+	conn, _, _ := p.hello("")
+	otherConn, _, _ := other.hello("")
+	h.joins(other, otherConn)
+
+	p.send(`{"op":"group.join","id":2,"group":"g"}`)
+	join := h.next("join")
+	if join.req.Conn != conn || join.req.Gateway != r.g.ID() || join.req.Epoch == 0 || join.req.Version == 0 || join.req.Role != "member" {
+		t.Errorf("got %+v", join.req)
+	}
+	h.seat(conn, "member")
+	h.say(`"early"`)
+	for _, want := range []string{`"early"`, `"joined":{"` + conn + `"`} { // in any order
+		if got := other.read(); !strings.Contains(got, want) && !strings.Contains(got, `"early"`) && !strings.Contains(got, `"joined"`) {
+			t.Fatalf("got %s", got)
+		}
+	}
+	h.answer(join, nil)
+	p.expect(`{"id":2,"ok":{"count":2,"meta":null,"member":"` + conn + `"}}`)
+	h.say(`"late"`)
+	p.expect(`{"group":"g","event":"message","data":"late"}`)
+	other.expect(`{"group":"g","event":"message","data":"late"}`)
+
+	p.send(`{"op":"group.leave","id":3,"group":"g"}`)
+	leave := h.next("leave")
+	if leave.req.Version <= join.req.Version {
+		t.Errorf("the leave has version %d, the join before it %d", leave.req.Version, join.req.Version)
+	}
+	h.say(`"between"`)
+	h.store(func(e *wire.GroupEntry) { delete(e.Members, conn) })
+	h.answer(leave, struct{}{})
+	h.say(`"after"`)
+	for range 3 { // between, after, and that it left
+		other.read()
+	}
+	p.expect(`{"id":3,"ok":{}}`)
+	p.send(`{"op":"unsubscribe","id":4,"topic":"t"}`)
+	p.expect(`{"id":4,"ok":{}}`)
+	other.ws.CloseNow()
+	h.answer(h.next("leave"), struct{}{})
+}
+
+// TestGroupLeaveIsOwedUntilItIsTaken closes a connection while nobody takes its
+// leave.
+func TestGroupLeaveIsOwedUntilItIsTaken(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.entries()
+	h.serve("join")
+	r := startGateway(t, server, withGroups)
+	p := r.dial()
+	conn, _, _ := p.hello("")
+	h.joins(p, conn)
+	// A join is under way too, whose answer nobody waits for any more.
+	p.send(`{"op":"group.join","id":3,"group":"g","data":1}`)
+	join := h.next("join")
+	p.ws.CloseNow()
+	eventually(t, "the leave was tried", func() bool {
+		r.g.groups.mu.Lock()
+		defer r.g.groups.mu.Unlock()
+		return len(r.g.groups.owed) == 1
+	})
+	h.serve("leave")
+	leave := h.next("leave")
+	if leave.req.Conn != conn || leave.req.Version <= join.req.Version {
+		t.Errorf("got %+v, want a leave with a version above %d", leave.req, join.req.Version)
+	}
+	h.answer(leave, struct{}{})
+	h.answer(join, nil)
+	eventually(t, "nothing is owed and no group is left", func() bool {
+		r.g.groups.mu.Lock()
+		defer r.g.groups.mu.Unlock()
+		return len(r.g.groups.owed) == 0 && len(r.g.groups.byName) == 0
+	})
+}
+
+// TestGroupJoinWithoutAnAnswerIsTakenBack breaks the read that follows a join.
+func TestGroupJoinWithoutAnAnswerIsTakenBack(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	for _, op := range []string{"join", "leave"} {
+		h.serve(op)
+	}
+	r := startGateway(t, server, withGroups)
+	p := r.dial()
+	p.hello("")
+	p.send(`{"op":"group.join","id":2,"group":"g"}`)
+	join := h.next("join")
+	h.answer(join, nil) // with no entry to be heard, and nobody to read it from
+	p.expectError(2, "UNAVAILABLE")
+	leave := h.next("leave")
+	if leave.req.Version <= join.req.Version || leave.req.Conn != join.req.Conn {
+		t.Errorf("got %+v, want a leave with a version above %d", leave.req, join.req.Version)
+	}
+	h.answer(leave, struct{}{})
+}
+
+// TestGroupsOfOneConnectionAreBounded joins one group too many.
+func TestGroupsOfOneConnectionAreBounded(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.serve("join")
+	r := startGateway(t, server, withGroups)
+	p := r.dial()
+	p.hello("")
+	for i := range groupsPerConnection {
+		p.send(fmt.Sprintf(`{"op":"group.join","id":%d,"group":"g%d"}`, i+2, i))
+	}
+	p.send(`{"op":"group.join","id":500,"group":"more"}`)
+	if got := p.expectError(500, "RESOURCE_EXHAUSTED"); fmt.Sprint(got["limit"]) != fmt.Sprint(groupsPerConnection) {
+		t.Errorf("got %v, want the limit", got)
+	}
+}
+
+// TestGroupSeatsAreSaidAgain gives the gateway a new epoch: it joins once more,
+// and a member whose seat is gone hears so.
+func TestGroupSeatsAreSaidAgain(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.entries()
+	h.serve("join")
+	h.serve("leave")
+	r := startGateway(t, server, withGroups)
+	p := r.dial()
+	conn, _, _ := p.hello("")
+	h.joins(p, conn)
+	anew := func() {
+		r.g.lease.mu.Lock()
+		r.g.lease.epoch++
+		r.g.lease.mu.Unlock()
+		r.g.reassertGroups()
+	}
+	anew()
+	again := h.next("join")
+	if again.req.Conn != conn || again.req.Role != "member" {
+		t.Errorf("got %+v", again.req)
+	}
+	h.answer(again, nil)
+	r.g.reassertGroups() // says nothing: the epoch is the same
+	anew()
+	refused := h.next("join")
+	if refused.req.Version <= again.req.Version {
+		t.Errorf("got version %d behind %d", refused.req.Version, again.req.Version)
+	}
+	full := wire.Errorf(wire.ResourceExhausted, "the group is full").With("limit", 1)
+	var guard bus.Guard
+	if sent, err := guard.RespondError(refused.msg, full); err != nil || !sent {
+		t.Fatal(sent, err)
+	}
+	p.expect(`{"op":"group","group":"g","left":{"` + conn + `":{"role":"member"}}}`)
+	h.answer(h.next("leave"), struct{}{})
+	p.send(`{"op":"group.members","id":9,"group":"g"}`)
+	p.expectError(9, "FAILED_PRECONDITION")
+}

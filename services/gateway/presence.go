@@ -1,0 +1,506 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// attendance is what a connection is on a topic beside a subscriber.
+type attendance struct {
+	watching, joined bool
+	stays            bool   // it watches whatever becomes of a join
+	attempt          uint64 // grows with every join and leave: the failure of an older one undoes nothing
+}
+
+const (
+	// maxConns is the most connections of one user on one topic, or at all, that
+	// others hear of.
+	maxConns = 1000
+	// presencePage bounds an answer to op `presence`.
+	presencePage  = 256 << 10
+	presenceLimit = 100
+)
+
+// attending returns what the connection is on a topic.
+func (c *connection) attending(topic string) attendance {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a := c.presence[topic]; a != nil {
+		return *a
+	}
+	return attendance{}
+}
+
+// attend changes what the connection is on a topic.
+func (c *connection) attend(topic string, fn func(*attendance)) attendance {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := c.presence[topic]
+	if a == nil {
+		a = &attendance{}
+	}
+	fn(a)
+	if !a.watching && !a.joined {
+		delete(c.presence, topic)
+		return *a
+	}
+	if c.presence == nil {
+		c.presence = map[string]*attendance{}
+	}
+	c.presence[topic] = a
+	return *a
+}
+
+// mayAttend returns the error that answers a subscribe whose presence the rules
+// or the token refuse.
+func (c *connection) mayAttend(f *wire.Frame) *wire.Error {
+	if f.Presence == "" {
+		return nil
+	}
+	if wire.IsPattern(f.Topic) {
+		return wire.InvalidField("presence", "not together with a wildcard")
+	}
+	ask := wire.Frame{Op: wire.OpPresence, Topic: f.Topic}
+	if err := c.g.authorizer.Authorize(context.Background(), c.identity.Load(), &ask); err != nil {
+		return wire.AsError(err)
+	}
+	if f.Presence == "join" {
+		ask.Op = wire.OpPresenceJoin
+		if err := c.g.authorizer.Authorize(context.Background(), c.identity.Load(), &ask); err != nil {
+			return wire.AsError(err)
+		}
+	}
+	return nil
+}
+
+// publicData is what a member says of itself as others may see it; `null` says
+// nothing.
+func publicData(raw []byte) (json.RawMessage, *wire.Error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	data, err := wire.PublicData(raw)
+	if err != nil {
+		return nil, wire.AsError(err)
+	}
+	return data, nil
+}
+
+// presenceConn is how the connection stands among the user's on a topic.
+func (c *connection) presenceConn(data json.RawMessage) wire.PresenceConn {
+	return wire.PresenceConn{Conn: c.id, Info: c.publicInfo(), Data: data}
+}
+
+// publicInfo is what the token says of the user to everybody.
+func (c *connection) publicInfo() json.RawMessage {
+	info, err := wire.PublicData(c.identity.Load().Info)
+	if err != nil {
+		return nil
+	}
+	return info
+}
+
+// joinPresence puts the connection on a topic and makes it an observer. done
+// hears when that is stored, or why it can't be: then it is as before. With hold
+// it hears nothing of the topic's presence before [rooms.release].
+func (c *connection) joinPresence(topic string, raw []byte, hold bool, done func(*wire.Error)) *wire.Error {
+	data, bad := publicData(raw)
+	if bad != nil {
+		return bad
+	}
+	if !c.g.link.up() {
+		return unavailable("NATS is away: nobody can join")
+	}
+	before := c.attending(topic)
+	if !before.watching {
+		if err := c.g.rooms.watch(c, topic, true); err != nil {
+			return err
+		}
+	}
+	attempt := c.g.nextVersion()
+	c.attend(topic, func(a *attendance) { a.watching, a.joined, a.attempt = true, true, attempt })
+	user := c.user()
+	full := false
+	c.g.roster.change(topic, user, func(s *section) bool {
+		if full = s.index(c.id) < 0 && len(s.conns) >= maxConns; full {
+			return false
+		}
+		s.join(c.presenceConn(data))
+		return true
+	}, c.id, func(_ uint64, err *wire.Error) {
+		if full {
+			err = (&wire.Error{Code: wire.ResourceExhausted, Message: "too many connections of the user on the topic"}).With("limit", maxConns)
+		}
+		if err != nil {
+			c.g.metrics.presenceRefusals.Add(1)
+		}
+		there := err == nil || c.g.roster.stored(topic, user, c.id)
+		now := c.attend(topic, func(a *attendance) {
+			if a.attempt == attempt {
+				a.stays = a.stays || there
+				a.joined, a.watching = there, a.stays
+			}
+		})
+		if err != nil && !now.watching {
+			c.g.rooms.unwatch(c, topic)
+		}
+		if !hold {
+			c.g.rooms.release(c, topic)
+		}
+		done(err)
+	})
+	return nil
+}
+
+// joinAll joins the topics whose subscribe wants it, and answers those that
+// could not be joined: they are not subscribed either.
+func (c *connection) joinAll(pending []pendingSubscribe) []pendingSubscribe {
+	outcomes := make([]chan *wire.Error, len(pending))
+	for i := range pending {
+		if pending[i].presence != "join" {
+			continue
+		}
+		outcome := make(chan *wire.Error, 1)
+		outcomes[i] = outcome
+		if err := c.joinPresence(pending[i].topic, pending[i].data, true, func(err *wire.Error) { outcome <- err }); err != nil {
+			outcome <- err
+		}
+	}
+	kept := pending[:0]
+	for i, p := range pending {
+		if outcomes[i] != nil {
+			if err := <-outcomes[i]; err != nil { // in bounded time: the roster sees to that
+				c.g.fanout.release(p.in)
+				c.fail(p.id, err.With("op", "subscribe").With("topic", p.topic))
+				continue
+			}
+		}
+		kept = append(kept, p)
+	}
+	return kept
+}
+
+// observe lets a subscription, which has been answered, hear of the topic's
+// presence if it wants to.
+func (c *connection) observe(p *pendingSubscribe) {
+	switch p.presence {
+	case "join":
+		c.g.rooms.release(c, p.topic)
+	case "watch":
+		if err := c.watchPresence(p.topic); err != nil {
+			c.fail(0, err.With("op", "subscribe").With("topic", p.topic))
+		}
+	}
+}
+
+// leavePresence takes the connection off a topic, which others hear at once;
+// done hears when it is stored.
+func (c *connection) leavePresence(topic string, done func(*wire.Error)) {
+	if !c.attending(topic).joined {
+		done(nil)
+		return
+	}
+	attempt := c.g.nextVersion()
+	c.attend(topic, func(a *attendance) { a.joined, a.attempt = false, attempt })
+	c.g.roster.change(topic, c.user(), func(s *section) bool { return s.leave(c.id) }, "", func(_ uint64, err *wire.Error) { done(err) })
+}
+
+// unattend ends all that the connection is on a topic beside a subscriber.
+func (c *connection) unattend(topic string) {
+	a := c.attending(topic)
+	if a.watching {
+		c.attend(topic, func(a *attendance) { a.watching, a.stays = false, false })
+		c.g.rooms.unwatch(c, topic)
+	}
+	if a.joined {
+		c.leavePresence(topic, func(*wire.Error) {})
+	}
+}
+
+// replacePresence makes the connection on a topic what a repeated subscribe
+// says. done hears the outcome.
+func (c *connection) replacePresence(f *wire.Frame, done func(*wire.Error)) *wire.Error {
+	switch f.Presence {
+	case "join":
+		return c.joinPresence(f.Topic, f.Data, false, done)
+	case "watch":
+		a := c.attending(f.Topic)
+		c.leavePresence(f.Topic, func(*wire.Error) {})
+		if !a.watching {
+			if err := c.watchPresence(f.Topic); err != nil {
+				return err
+			}
+		}
+	default:
+		c.unattend(f.Topic)
+	}
+	done(nil)
+	return nil
+}
+
+func (c *connection) watchPresence(topic string) *wire.Error {
+	if err := c.g.rooms.watch(c, topic, false); err != nil {
+		return err
+	}
+	c.attend(topic, func(a *attendance) { a.watching, a.stays = true, true })
+	return nil
+}
+
+// answered is the end of an op that waits for the presence service.
+func (c *connection) answered(f *wire.Frame) func(*wire.Error) {
+	id, refused := f.ID, c.refused(f)
+	return func(err *wire.Error) {
+		if err != nil {
+			refused(err)
+			return
+		}
+		c.ok(id, nil)
+	}
+}
+
+// refused is the end of an op that failed: the frame is another's by then.
+func (c *connection) refused(f *wire.Frame) func(*wire.Error) {
+	op, topic, id := f.Op.String(), f.Topic, f.ID
+	return func(err *wire.Error) { c.fail(id, err.With("op", op).With("topic", topic)) }
+}
+
+// presenceJoin is op `presence.join`.
+func (c *connection) presenceJoin(f *wire.Frame) *wire.Error {
+	if c.topics.of(f.Topic) == nil {
+		return wire.Errorf(wire.FailedPrecondition, "subscribe to the topic first")
+	}
+	return c.joinPresence(f.Topic, f.Data, false, c.answered(f))
+}
+
+// presenceLeave is op `presence.leave`; who is not there has left.
+func (c *connection) presenceLeave(f *wire.Frame) *wire.Error {
+	c.leavePresence(f.Topic, c.answered(f))
+	return nil
+}
+
+// presenceUpdate is op `presence.update`.
+func (c *connection) presenceUpdate(f *wire.Frame) *wire.Error {
+	if !c.attending(f.Topic).joined {
+		return wire.Errorf(wire.FailedPrecondition, "join the topic's presence first")
+	}
+	data, bad := publicData(f.Data)
+	if bad != nil {
+		return bad
+	}
+	if !c.g.link.up() {
+		return unavailable("NATS is away: nothing can be updated")
+	}
+	done := c.answered(f)
+	c.g.roster.change(f.Topic, c.user(), func(s *section) bool {
+		i := s.index(c.id)
+		if i < 0 || s.stored == s.version && wire.EqualJSON(s.conns[i].Data, data) {
+			return false
+		}
+		s.join(c.presenceConn(data))
+		return true
+	}, c.id, func(_ uint64, err *wire.Error) { done(err) })
+	return nil
+}
+
+// listPresence is op `presence`: from the gateway's own view where it has one,
+// so that what it answers and what its frames say go together.
+func (c *connection) listPresence(f *wire.Frame) *wire.Error {
+	limit := int(f.Limit)
+	if limit == 0 {
+		limit = presenceLimit
+	}
+	if ok := c.g.rooms.list(f.Topic, f.Page, limit); ok != nil {
+		c.ok(f.ID, ok)
+		return nil
+	}
+	req := wire.PresenceListRequest{Topic: f.Topic, Limit: limit, Cursor: f.Page}
+	return c.ask(f, func(ctx context.Context) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, loadWait)
+		defer cancel()
+		list, err := bus.Call[wire.PresenceListRequest, wire.PresenceList](ctx, c.g.reads, c.g.cfg.Namespace.Svc("presence", "list"), req)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(list)
+	})
+}
+
+// list returns a page of a room's members, nil where the gateway has no view of
+// it.
+func (rs *rooms) list(topic, cursor string, limit int) []byte {
+	w := rs.of(topic)
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.spoken || w.closed {
+		return nil
+	}
+	return w.room.page(w.rev, cursor, limit, presencePage)
+}
+
+// register makes the connection known as its user's.
+func (c *connection) register() {
+	entry := wire.PresenceConn{Conn: c.id, Attributes: c.identity.Load().Attributes, Since: c.opened.UnixMilli()}
+	c.g.roster.change("", c.user(), func(s *section) bool {
+		if s.index(c.id) < 0 && len(s.conns) >= maxConns {
+			return false
+		}
+		s.join(entry)
+		return true
+	}, "", nil)
+}
+
+// reintroduce tells others what a newer token says.
+func (c *connection) reintroduce() {
+	c.register()
+	info := c.publicInfo()
+	c.mu.Lock()
+	var topics []string
+	for topic, a := range c.presence {
+		if a.joined {
+			topics = append(topics, topic)
+		}
+	}
+	c.mu.Unlock()
+	for _, topic := range topics {
+		c.g.roster.change(topic, c.user(), func(s *section) bool {
+			i := s.index(c.id)
+			if i < 0 || wire.EqualJSON(s.conns[i].Info, info) {
+				return false
+			}
+			s.conns[i].Info = info
+			return true
+		}, "", nil)
+	}
+}
+
+// departed takes the connection, which has ended, off its topics: at once where
+// it said so, else after the delay that the topic's rule leaves for a return.
+//
+// While the gateway drains everybody leaves, and nobody means to.
+func (c *connection) departed(clean bool) {
+	clean = clean && !c.g.draining.Load()
+	c.mu.Lock()
+	attending := c.presence
+	c.presence = nil
+	c.mu.Unlock()
+	user := c.user()
+	for topic, a := range attending {
+		if a.watching {
+			c.g.rooms.unwatch(c, topic)
+		}
+		if !a.joined {
+			continue
+		}
+		delay := c.g.leaveDelay(topic)
+		switch {
+		case delay == 0, clean && !c.g.draining.Load():
+			c.g.roster.change(topic, user, func(s *section) bool { return s.leave(c.id) }, "", nil)
+		default:
+			// Whoever a draining gateway has asked to go is expected elsewhere, in
+			// whatever way they went. It may be gone itself before the delay is
+			// over: then its last lease ends what has not come back.
+			c.g.roster.change(topic, user, func(s *section) bool { return s.lose(c.id) }, "", nil)
+			time.AfterFunc(delay, func() {
+				c.g.roster.change(topic, user, func(s *section) bool { return s.expire(c.id) }, "", nil)
+			})
+		}
+	}
+	if c.direct != nil {
+		c.g.roster.change("", user, func(s *section) bool { return s.leave(c.id) }, "", nil)
+	}
+}
+
+// leaveDelay is how long a topic's rule leaves for a return.
+func (g *Service) leaveDelay(topic string) time.Duration {
+	if rule := g.rules.Current().Topic(topic); rule != nil && rule.Presence != nil {
+		return rule.Presence.LeaveDelay
+	}
+	return 0
+}
+
+// farewell waits until what the gateway has to say of its users is stored, and
+// says how long its word holds without it.
+func (g *Service) farewell() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushWait)
+	defer cancel()
+	g.groups.farewell(ctx)
+	if g.presenceHealth.answers() { // else the lease says it, by its end
+		g.roster.wait(ctx)
+	}
+	longest := time.Duration(0)
+	for _, topic := range g.roster.topics() {
+		longest = max(longest, g.leaveDelay(topic))
+	}
+	g.lease.final(ctx, longest)
+}
+
+// presenceHealth is whether the presence service answers, as clients were told.
+type presenceHealth struct {
+	mu         sync.Mutex
+	ever, down bool
+	heard      time.Time // when the service was last asked
+}
+
+// healthEvery is how often the service is asked something where nothing else
+// is asked of it.
+const healthEvery = 3 * time.Second
+
+// probePresence asks the presence service something, unless it was asked lately:
+// clients are to hear that it is away before they need it.
+func (g *Service) probePresence(ctx context.Context, now time.Time) {
+	h := &g.presenceHealth
+	h.mu.Lock()
+	due := h.ever && now.Sub(h.heard) >= healthEvery
+	h.mu.Unlock()
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthEvery)
+	defer cancel()
+	_, err := bus.Call[wire.PresenceUsers, wire.PresenceOnline](ctx, g.reads, g.cfg.Namespace.Svc("presence", "online"), wire.PresenceUsers{})
+	g.heardPresence(err)
+}
+
+// answers reports whether the presence service answered when it was last asked.
+func (h *presenceHealth) answers() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ever && !h.down
+}
+
+// heardPresence notes the outcome of a request to the presence service, and
+// tells every client when it goes away or comes back. A gateway that never had
+// one does not miss it.
+func (g *Service) heardPresence(err error) {
+	away := false
+	if err != nil {
+		code := wire.CodeOf(err)
+		if away = code == wire.Unavailable || code == wire.DeadlineExceeded; !away || !g.link.up() {
+			return
+		}
+	}
+	h := &g.presenceHealth
+	h.mu.Lock()
+	h.heard = time.Now()
+	tell := ""
+	switch {
+	case away && h.ever && !h.down:
+		h.down, tell = true, "degraded"
+	case !away && h.down:
+		h.down, tell = false, "recovered"
+	}
+	h.ever = h.ever || !away
+	h.mu.Unlock()
+	if tell != "" {
+		g.log.Info("presence service", "state", tell)
+		g.tellAll(tell, "presence")
+	}
+}

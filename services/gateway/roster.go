@@ -1,0 +1,499 @@
+package gateway
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+const (
+	// putAtOnce is the most sections of one request, putsAtOnce the requests
+	// under way. What changes meanwhile waits, and goes together.
+	putAtOnce  = 256
+	putsAtOnce = 4
+	// putBytes bounds the payload of one request, unless it is one section.
+	putBytes = 256 << 10
+	// joinWait is how long a join may take.
+	joinWait = 5 * time.Second
+	// putRetry and putRetryMost are the pauses after which what could not be
+	// stored is tried again.
+	putRetry     = 50 * time.Millisecond
+	putRetryMost = 2 * time.Second
+	// auditPart is how many sections one request of an audit lists.
+	auditPart = 400
+)
+
+// roster is what the gateway says of its users: which of its connections are on
+// which topic, and which connections it has. It sends state, not events: of each
+// section one request is under way at a time, later changes fold into the next,
+// and each has a greater version, so that no request that comes late undoes a
+// newer one.
+type roster struct {
+	g *Service
+
+	mu       sync.Mutex
+	sections map[sectionKey]*section
+	queue    []*section // of topics: they go first
+	registry []*section // which connections a user has
+	version  uint64
+	puts     int           // requests under way
+	pause    time.Duration // after a failure
+	resting  bool          // until the pause is over
+	presence wire.PresenceDigest
+	online   wire.PresenceDigest
+	auditing bool
+	idle     chan struct{} // closed when nothing is left to be stored; nil: nobody waits
+}
+
+type sectionKey struct{ topic, user string }
+
+func newRoster(g *Service) *roster {
+	return &roster{g: g, sections: map[sectionKey]*section{}}
+}
+
+// change applies fn to a section, which is made if it is missing, and stores the
+// outcome unless fn says that nothing changed. done, which may be nil, hears when
+// that is stored, or can't be; conn is the connection whose join is undone then.
+func (r *roster) change(topic, user string, fn func(*section) bool, conn string, done func(uint64, *wire.Error)) {
+	r.mu.Lock()
+	key := sectionKey{topic, user}
+	s := r.sections[key]
+	if s == nil {
+		s = &section{topic: topic, user: user}
+	}
+	if !fn(s) {
+		r.mu.Unlock()
+		if done != nil {
+			done(0, nil)
+		}
+		return
+	}
+	r.sections[key] = s
+	r.touch(s)
+	if done != nil {
+		s.waiting = append(s.waiting, waiter{s.version, time.Now(), conn, done})
+	}
+	r.settle(s)
+	r.flush()
+	r.mu.Unlock()
+}
+
+// settle drops a section of which nothing is left; mu is held.
+func (r *roster) settle(s *section) {
+	if s.settled() {
+		s.dropped = true
+		delete(r.sections, sectionKey{s.topic, s.user})
+	}
+}
+
+// touch makes a section wait for its turn under a new version; mu is held.
+func (r *roster) touch(s *section) {
+	r.version++
+	s.version = r.version
+	if s.queued || s.flying != 0 {
+		return
+	}
+	s.queued = true
+	if s.topic == "" {
+		r.registry = append(r.registry, s)
+	} else {
+		r.queue = append(r.queue, s)
+	}
+}
+
+// nextVersion returns a version greater than every one before.
+func (g *Service) nextVersion() uint64 {
+	g.roster.mu.Lock()
+	defer g.roster.mu.Unlock()
+	g.roster.version++
+	return g.roster.version
+}
+
+// flush sends what waits, as far as requests are free; mu is held.
+func (r *roster) flush() {
+	for !r.resting && r.puts < putsAtOnce && len(r.queue)+len(r.registry) > 0 {
+		epoch := r.g.lease.current()
+		if epoch == 0 { // there is no lease to say it under
+			r.giveUp(time.Now())
+			r.rest(putRetry)
+			return
+		}
+		var batch []*section
+		size := 0
+		for _, q := range [...]*[]*section{&r.queue, &r.registry} {
+			for len(*q) > 0 && len(batch) < putAtOnce {
+				s := (*q)[0]
+				if s.dropped {
+					(*q)[0] = nil
+					*q = (*q)[1:]
+					s.queued = false
+					continue
+				}
+				for _, c := range s.conns {
+					size += len(c.Data) + len(c.Info) + len(c.Conn) + 48
+				}
+				if size += len(s.topic) + len(s.user) + 128; size > putBytes && len(batch) > 0 {
+					break
+				}
+				(*q)[0] = nil
+				*q = (*q)[1:]
+				s.queued, s.flying = false, s.version
+				batch = append(batch, s)
+			}
+			if len(batch) > 0 {
+				break // the registry goes by itself: it has less hurry
+			}
+		}
+		if len(batch) == 0 {
+			break
+		}
+		req := wire.PresencePut{Sections: make([]wire.PresenceSection, len(batch))}
+		for i, s := range batch {
+			req.Sections[i] = wire.PresenceSection{
+				Topic: s.topic, User: s.user, Gateway: r.g.id, Epoch: epoch, Version: s.version,
+				Conns: slices.Clone(s.conns), Left: s.left,
+			}
+		}
+		r.puts++
+		if !r.g.mender.spawn(func(ctx context.Context) { r.put(ctx, batch, req) }) {
+			r.puts--
+			return // the gateway has stopped
+		}
+	}
+	r.tellIdle()
+}
+
+// giveUp tells who has waited for a lease for too long; mu is held.
+func (r *roster) giveUp(now time.Time) {
+	for _, s := range r.queue {
+		if len(s.waiting) == 0 || now.Sub(s.waiting[0].since) < joinWait {
+			continue
+		}
+		for _, tell := range r.refused(s, s.version, unavailable("the gateway has no lease: JetStream is away")) {
+			r.g.mender.spawn(func(context.Context) { tell() }) // not under the lock
+		}
+	}
+}
+
+// put sends one request and notes what became of it.
+func (r *roster) put(ctx context.Context, batch []*section, req wire.PresencePut) {
+	ctx, cancel := context.WithTimeout(ctx, joinWait)
+	defer cancel()
+	reply, err := bus.Call[wire.PresencePut, wire.PresencePutReply](ctx, r.g.requests, r.g.cfg.Namespace.Svc("presence", "put"), req)
+	if err == nil && len(reply.Results) != len(batch) {
+		err = wire.Errorf(wire.Internal, "an answer of the presence service with %d results for %d sections", len(reply.Results), len(batch))
+	}
+	r.g.heardPresence(err)
+	var tell []func()
+	var stored []ownSection
+	r.mu.Lock()
+	failed := false
+	for i, s := range batch {
+		var result wire.PresenceRevised
+		var refused *wire.Error
+		switch {
+		case err != nil:
+			refused = wire.AsError(err)
+		default:
+			result = reply.Results[i]
+			if len(result.Error) > 0 {
+				refused = wire.DecodeError(result.Error)
+			}
+		}
+		sent := s.flying
+		s.flying = 0
+		if refused == nil && result.Stale {
+			// Something newer is stored under the gateway's name, which it does
+			// not know of: it says it again, louder. That is heard, or else there
+			// is no hurry.
+			failed = failed || s.unheard
+			s.unheard = true
+			r.version = max(r.version, result.Version)
+			r.touch(s)
+			continue
+		}
+		if refused == nil {
+			if s.topic != "" {
+				stored = append(stored, ownSection{&req.Sections[i], result.Revision})
+			}
+			tell = append(tell, r.noted(s, sent, req.Sections[i].Conns, result.Revision)...)
+		} else {
+			s.maybe = s.maybe || refused.Details["outcome"] != "none"
+			failed = failed || transient(refused)
+			tell = append(tell, r.refused(s, sent, refused)...)
+		}
+		r.settle(s)
+	}
+	r.puts--
+	if failed {
+		r.pause = min(max(2*r.pause, putRetry), putRetryMost)
+		r.rest(r.pause)
+	} else {
+		r.pause = 0
+	}
+	r.flush()
+	r.mu.Unlock()
+	for _, own := range stored { // first: who joined finds itself there
+		r.g.rooms.own(own.Topic, own.PresenceSection, own.revision)
+	}
+	for _, fn := range tell {
+		fn()
+	}
+}
+
+// ownSection is a section of this gateway as it was stored.
+type ownSection struct {
+	*wire.PresenceSection
+	revision uint64
+}
+
+// transient reports whether the same request may succeed later.
+func transient(err *wire.Error) bool {
+	switch err.Code {
+	case wire.Unavailable, wire.DeadlineExceeded, wire.Aborted, wire.Internal, wire.Cancelled:
+		return true
+	case wire.ResourceExhausted: // too many requests at once, or a topic that is full
+		return err.Details["limit"] == nil
+	}
+	return false
+}
+
+// noted takes that a version was stored; mu is held.
+func (r *roster) noted(s *section, version uint64, conns []wire.PresenceConn, revision uint64) (tell []func()) {
+	d := &r.presence
+	if s.topic == "" {
+		d = &r.online
+	}
+	if s.counted != 0 {
+		d.Remove(wire.SectionHash(s.topic, s.user, r.g.id, s.counted))
+	}
+	s.unheard = false
+	if s.stored, s.counted = version, 0; len(conns) > 0 {
+		s.counted = version
+		d.Add(wire.SectionHash(s.topic, s.user, r.g.id, version))
+	}
+	s.ordered(conns, revision)
+	kept := s.waiting[:0]
+	for _, w := range s.waiting {
+		if w.version > version {
+			kept = append(kept, w)
+			continue
+		}
+		tell = append(tell, func() { w.done(revision, nil) })
+	}
+	clear(s.waiting[len(kept):])
+	s.waiting = kept
+	if s.version > version {
+		r.requeue(s)
+	}
+	return tell
+}
+
+// refused takes that a version was not stored, or is not known to be; mu is
+// held. Whoever waits for it hears so, and what they wanted is undone under a
+// newer version: that is tried until it is stored.
+func (r *roster) refused(s *section, version uint64, err *wire.Error) (tell []func()) {
+	for _, w := range s.waiting {
+		again := slices.ContainsFunc(s.waiting, func(o waiter) bool { return o.conn == w.conn && o.version > version })
+		if w.version <= version && w.conn != "" && !again && s.undo(w.conn) { // a later wish of the connection has its own answer
+			r.touch(s)
+		}
+	}
+	kept := s.waiting[:0]
+	for _, w := range s.waiting {
+		// Who left together with a join that is refused for good has left with
+		// the next version.
+		if w.version > version || w.conn == "" && !transient(err) && s.version > version {
+			kept = append(kept, w)
+			continue
+		}
+		tell = append(tell, func() { w.done(0, err) })
+	}
+	clear(s.waiting[len(kept):])
+	s.waiting = kept
+	if !transient(err) && s.version == version {
+		// It never will be: what is there stays until somebody changes it.
+		s.stored = version
+		return tell
+	}
+	r.requeue(s)
+	return tell
+}
+
+func (r *roster) requeue(s *section) {
+	if s.queued {
+		return
+	}
+	s.queued = true
+	if s.topic == "" {
+		r.registry = append(r.registry, s)
+	} else {
+		r.queue = append(r.queue, s)
+	}
+}
+
+// rest holds everything back for a while; mu is held.
+func (r *roster) rest(d time.Duration) {
+	if r.resting {
+		return
+	}
+	r.resting = true
+	time.AfterFunc(d, func() { // after the end of the gateway it finds nobody to send by
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.resting = false
+		r.flush()
+	})
+}
+
+// repeat says everything again: the lease has a new epoch.
+func (r *roster) repeat() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sections {
+		r.touch(s)
+	}
+	r.flush()
+}
+
+// digests are those of what is known to be stored.
+func (r *roster) digests() (presence, registry wire.PresenceDigest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.presence, r.online
+}
+
+// wait returns when everything is stored, or ctx is done.
+func (r *roster) wait(ctx context.Context) {
+	r.mu.Lock()
+	if r.idle == nil {
+		r.idle = make(chan struct{})
+	}
+	idle := r.idle
+	r.tellIdle()
+	r.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+}
+
+// tellIdle tells who waits that nothing is left to be stored; mu is held.
+func (r *roster) tellIdle() {
+	if r.idle != nil && r.puts == 0 && len(r.queue)+len(r.registry) == 0 {
+		close(r.idle)
+		r.idle = nil
+	}
+}
+
+// topics returns those on which the gateway has anybody.
+func (r *roster) topics() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := map[string]struct{}{}
+	for key, s := range r.sections {
+		if len(s.conns) > 0 && key.topic != "" {
+			seen[key.topic] = struct{}{}
+		}
+	}
+	return slices.Collect(maps.Keys(seen))
+}
+
+// stored reports whether a connection is known to be stored on a topic.
+func (r *roster) stored(topic, user, conn string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.sections[sectionKey{topic, user}]
+	if s == nil {
+		return false
+	}
+	i := s.index(conn)
+	return i >= 0 && s.conns[i].Order != 0
+}
+
+// size returns how many users are on topics here, once for each topic.
+func (r *roster) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.presence.Count
+}
+
+// audit compares what the gateway has with what is stored, and puts right what
+// differs.
+func (r *roster) audit() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.auditing {
+		return
+	}
+	r.auditing = r.g.mender.spawn(func(ctx context.Context) {
+		defer func() {
+			r.mu.Lock()
+			r.auditing = false
+			r.mu.Unlock()
+		}()
+		for _, registry := range [...]bool{false, true} {
+			if err := r.compare(ctx, registry); err != nil {
+				return // it will be asked for again
+			}
+		}
+	})
+}
+
+// compare audits the sections of topics, or those of the registry.
+func (r *roster) compare(ctx context.Context, registry bool) error {
+	r.mu.Lock()
+	epoch := r.g.lease.current()
+	var all []wire.PresenceSection
+	for _, s := range r.sections {
+		if (s.topic == "") == registry && s.flying == 0 && s.stored == s.version && len(s.conns) > 0 {
+			all = append(all, wire.PresenceSection{Topic: s.topic, User: s.user, Gateway: r.g.id, Epoch: epoch, Version: s.stored})
+		}
+	}
+	r.mu.Unlock()
+	parts := len(all)/auditPart + 1
+	byPart := make([][]wire.PresenceSection, parts)
+	for _, p := range all {
+		part := wire.SectionHash(p.Topic, p.User, "", 0) % uint64(parts)
+		byPart[part] = append(byPart[part], p)
+	}
+	for part, listed := range byPart {
+		bounded, cancel := context.WithTimeout(ctx, joinWait)
+		found, err := bus.Call[wire.PresenceAudit, wire.PresenceAudited](bounded, r.g.requests, r.g.cfg.Namespace.Svc("presence", "audit"),
+			wire.PresenceAudit{Gateway: r.g.id, Registry: registry, Part: part, Parts: parts, Sections: listed})
+		cancel()
+		if err != nil {
+			return err
+		}
+		r.mend(found)
+	}
+	return nil
+}
+
+// mend puts again what is missing, and puts nothing where there should be nothing.
+func (r *roster) mend(found wire.PresenceAudited) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range found.Missing {
+		if s := r.sections[sectionKey{p.Topic, p.User}]; s != nil {
+			r.version = max(r.version, p.Version)
+			r.touch(s)
+		}
+	}
+	for _, p := range found.Ghosts {
+		key := sectionKey{p.Topic, p.User}
+		s := r.sections[key]
+		if s == nil {
+			s = &section{topic: p.Topic, user: p.User}
+			r.sections[key] = s
+		}
+		r.version = max(r.version, p.Version)
+		r.touch(s)
+	}
+	r.flush()
+}
