@@ -92,7 +92,7 @@ func violations(p pkg) (found []string) {
 	}
 	if in == "integration" {
 		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
-			allowed := []string{module + "/pkg/wire", module + "/pkg/client", module + "/internal/natsdev", module + "/internal/pgdev"}
+			allowed := []string{module + "/pkg/wire", module + "/pkg/client", module + "/pkg/session", module + "/internal/natsdev", module + "/internal/pgdev"}
 			if kind, _ := local(imported); kind != "" && !slices.Contains(allowed, imported) {
 				say(imported, "the tests look at the binary from outside")
 			}
