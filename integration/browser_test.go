@@ -107,6 +107,7 @@ type tab struct {
 	t       *testing.T
 	ctx     context.Context
 	console iter.Seq2[chromedp.ConsoleMessage, error]
+	close   func() // also at the end of the test
 }
 
 func openPage(t *testing.T, url string) *tab {
@@ -134,7 +135,7 @@ func openPage(t *testing.T, url string) *tab {
 	ctx, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(cancel)
 	must(t, chromedp.Do(ctx)) // starts the browser, for as long as ctx lives
-	page := &tab{t: t, ctx: ctx, console: chromedp.Console(ctx)}
+	page := &tab{t: t, ctx: ctx, console: chromedp.Console(ctx), close: cancel}
 	page.do(chromedp.Navigate(url))
 	return page
 }

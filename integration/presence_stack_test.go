@@ -62,7 +62,7 @@ func presenceStackOn(t *testing.T, natsURL string, gateways, replicas int, env .
 	s := &stack{t: t, nats: natsURL}
 	var services []*process
 	for range replicas {
-		services = append(services, startPresence(t, natsURL, "FAIRLEAD_TOPICS_FILE="+rules))
+		services = append(services, startPresence(t, natsURL, env...))
 	}
 	for range gateways {
 		s.add(env...)

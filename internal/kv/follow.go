@@ -39,13 +39,14 @@ var errSilent = errors.New("the server says nothing any more")
 // Run follows until ctx is done. Begin, Ready and what Begin returned are called
 // one at a time.
 func (f *Follower) Run(ctx context.Context) {
-	said := ""
+	said, ever := "", false
 	for ctx.Err() == nil {
-		err := f.session(ctx)
+		ready, err := f.session(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && err.Error() != said {
+		ever = ever || ready
+		if err != nil && err.Error() != said && ever { // before, the bucket may not be there yet
 			said = err.Error()
 			if f.Log != nil {
 				f.Log.Info("view of a bucket is built again", "bucket", f.Bucket.stream, "err", err)
@@ -62,15 +63,20 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 }
 
-// session feeds one view, for as long as it can be trusted. Its error says that
-// it ended for a reason.
-func (f *Follower) session(ctx context.Context) error {
+// session feeds one view, for as long as it can be trusted, and reports whether it
+// was ever complete. Its error says that it ended for a reason.
+func (f *Follower) session(ctx context.Context) (complete bool, err error) {
 	back := f.Bucket.nc.StatusChanged(nats.CONNECTED)
 	defer f.Bucket.nc.RemoveStatusListener(back)
 	take := f.Begin()
 	var one sync.Mutex // what is called is called one at a time
 	ready := false
-	complete := func() {
+	said := func(err error) (bool, error) {
+		one.Lock()
+		defer one.Unlock()
+		return ready, err
+	}
+	whole := func() {
 		if !ready {
 			ready = true
 			f.Ready()
@@ -84,17 +90,17 @@ func (f *Follower) session(ctx context.Context) error {
 			take(Entry{Key: key, Value: msg.Data, Revision: meta.Sequence.Stream, At: meta.Timestamp, Deleted: deleted(msg.Header)})
 		}
 		if meta.NumPending == 0 {
-			complete()
+			whole()
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer t.Close()
+	defer t.Close() // nothing is called behind it
 	if pending == 0 {
 		one.Lock()
-		complete()
+		whole()
 		one.Unlock()
 	}
 	tick := time.NewTicker(time.Second)
@@ -103,17 +109,17 @@ func (f *Follower) session(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return said(nil)
 		case err := <-t.Broken:
-			return err
+			return said(err)
 		case <-back: // whatever happened meanwhile may have been forgotten
-			return nil
+			return said(nil)
 		case now := <-tick.C:
 			if t.Silent(now) {
-				return errSilent
+				return said(errSilent)
 			}
 			if now.Sub(begun) > rebuildEvery {
-				return nil
+				return said(nil)
 			}
 		}
 	}
