@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -154,7 +155,7 @@ func (gs *groups) refresh() {
 	for _, gr := range all {
 		gs.background(func(ctx context.Context) {
 			for wait := leaveRetry; gs.of(gr.name) == gr; wait = min(2*wait, leaveRetryMost) {
-				if gs.load(ctx, gr, 0) == nil || sleep(ctx, wait) != nil {
+				if gs.load(ctx, gr, 0) == nil || clock.Sleep(ctx, wait) != nil {
 					return
 				}
 			}
@@ -201,7 +202,7 @@ func (gs *groups) run(ctx context.Context) {
 		}
 		for pause := leaveRetry; gs.leaveAll(ctx) > 0; pause = min(2*pause, leaveRetryMost) {
 			gs.tellIdle(true) // the end of the lease leaves for them
-			if sleep(ctx, pause) != nil {
+			if clock.Sleep(ctx, pause) != nil {
 				return
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -353,7 +354,7 @@ func (s *groupSeat) reassert(ctx context.Context) {
 			g.groups.owe(req)
 			return
 		}
-		if sleep(ctx, wait) != nil {
+		if clock.Sleep(ctx, wait) != nil {
 			return
 		}
 	}

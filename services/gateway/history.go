@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -46,7 +47,7 @@ func askReplay[Req, Rep any](ctx context.Context, g *Service, endpoint string, r
 			return rep, err
 		case time.Since(began) >= replayTry/2 && once.Err() != nil:
 			return bus.Call[Req, Rep](ctx, g.reads, subject, req)
-		case wire.CodeOf(err) != wire.Unavailable || time.Since(began)+wait > replayPatience || !g.link.up() || sleep(once, wait) != nil:
+		case wire.CodeOf(err) != wire.Unavailable || time.Since(began)+wait > replayPatience || !g.link.up() || clock.Sleep(once, wait) != nil:
 			return rep, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -43,7 +44,7 @@ func (rs *rooms) load(w *watchedRoom) {
 				return
 			}
 			w.mu.Unlock()
-			if sleep(ctx, wait) != nil {
+			if clock.Sleep(ctx, wait) != nil {
 				return
 			}
 		}

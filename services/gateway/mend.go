@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -105,7 +106,7 @@ func (g *Service) mendTrail(ctx context.Context, in *interest) {
 			case failing.IsZero():
 				failing = time.Now() // the question itself may have taken long
 			}
-			if sleep(ctx, mendPause) != nil {
+			if clock.Sleep(ctx, mendPause) != nil {
 				return
 			}
 			continue
@@ -261,15 +262,3 @@ func (in *interest) close() {
 // refused reports whether an error says that asking again is of no use: the
 // next message is larger than an answer can be.
 func refused(err error) bool { return wire.AsError(err).RetryAfter == wire.Never }
-
-// sleep waits, or returns why not.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -303,7 +304,7 @@ func (g *Service) commit(ctx context.Context, msgs []*nats.Msg, again bool) (str
 			g.metrics.stored.Add(int64(len(msgs)))
 			return ack, nil
 		}
-		if !retry || sleep(ctx, ackTick) != nil {
+		if !retry || clock.Sleep(ctx, ackTick) != nil {
 			if outcome == "unknown" {
 				err = wire.AsError(err).With("outcome", outcome)
 			}

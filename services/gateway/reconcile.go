@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -150,7 +151,7 @@ func (g *Service) watchStreams() error {
 		}
 		look()
 		g.mender.spawn(func(ctx context.Context) {
-			if sleep(ctx, 5*time.Second) == nil {
+			if clock.Sleep(ctx, 5*time.Second) == nil {
 				look()
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -277,7 +278,7 @@ func (u *catchUp) run(ctx context.Context) {
 			yield()
 		}
 		if len(u.todo) > 0 || !u.more || c.out.Queued() > c.g.cfg.Limits.OutboundBytes/4 {
-			if sleep(ctx, catchPause) != nil {
+			if clock.Sleep(ctx, catchPause) != nil {
 				return
 			}
 			continue
@@ -305,7 +306,7 @@ func (u *catchUp) run(ctx context.Context) {
 			if len(page.Messages) == 0 {
 				yield()
 			}
-			if len(page.Messages) == 0 && sleep(ctx, catchPause) != nil {
+			if len(page.Messages) == 0 && clock.Sleep(ctx, catchPause) != nil {
 				return
 			}
 		case refused(err):
@@ -315,7 +316,7 @@ func (u *catchUp) run(ctx context.Context) {
 			failing = time.Now()
 			fallthrough
 		case time.Since(failing) < mendPatience || !c.g.link.up():
-			if sleep(ctx, mendPause) != nil {
+			if clock.Sleep(ctx, mendPause) != nil {
 				return
 			}
 		default:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -200,7 +201,7 @@ func (a *acks) following(topic string) *storing {
 // came behind them, a moment later and in order.
 func (g *Service) sendAgain(ctx context.Context, topic string, why error) {
 	g.ensure(ctx, topic)
-	stopped := sleep(ctx, ackTick) != nil
+	stopped := clock.Sleep(ctx, ackTick) != nil
 	for s := g.acks.following(topic); s != nil; s = g.acks.following(topic) {
 		if now := time.Now(); !stopped && now.Before(s.until) {
 			g.try(s, now)

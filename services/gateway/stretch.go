@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -180,7 +181,7 @@ func (g *Service) mendStream(ctx context.Context, in *interest, t *streamTrail) 
 			g.giveUpStream(in, t)
 			return
 		}
-		if sleep(ctx, mendPause) != nil {
+		if clock.Sleep(ctx, mendPause) != nil {
 			return
 		}
 	}

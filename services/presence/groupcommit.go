@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/kv"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -144,7 +145,7 @@ func (g *groups) commit(group string, batch []*groupChange) {
 					return
 				}
 				g.away(err)
-				_ = pause(ctx, retryPause)
+				_ = clock.Sleep(ctx, retryPause)
 				continue
 			}
 			if tried != nil && string(value) == string(tried) {
@@ -189,7 +190,7 @@ func (g *groups) commit(group string, batch []*groupChange) {
 		default:
 			g.away(err)
 			wrote, tried, hints = true, value, st.events
-			_ = pause(ctx, unsurePause)
+			_ = clock.Sleep(ctx, unsurePause)
 		}
 		base = nil
 	}

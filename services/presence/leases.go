@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/kv"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -216,7 +217,7 @@ func (l *leases) renew(ctx context.Context) {
 			l.writable = l.now()
 		}
 		l.mu.Unlock()
-		if pause(ctx, replicaRenew) != nil {
+		if clock.Sleep(ctx, replicaRenew) != nil {
 			break
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/kv"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
@@ -191,7 +192,7 @@ func (s *Service) make(ctx context.Context, js jetstream.JetStream) {
 				said = err.Error()
 				s.slog.Warn("a bucket is not there yet", "err", err)
 			}
-			if pause(ctx, retryPause) != nil {
+			if clock.Sleep(ctx, retryPause) != nil {
 				return
 			}
 		}
@@ -202,7 +203,7 @@ func (s *Service) make(ctx context.Context, js jetstream.JetStream) {
 // confirm notes that the server has the endpoints.
 func (s *Service) confirm(ctx context.Context, served *bus.Served) {
 	for served.Ready(ctx) != nil {
-		if pause(ctx, retryPause) != nil {
+		if clock.Sleep(ctx, retryPause) != nil {
 			return
 		}
 	}
@@ -217,18 +218,6 @@ func (s *Service) event(what, rest string, body []byte) {
 	}
 	if err := s.requests.Publish(subject, body); err != nil {
 		s.metrics.publishErrors.Add(1)
-	}
-}
-
-// pause returns after d, or earlier with an error if ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/ledger"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -94,7 +95,7 @@ func (s *stream) store(ctx context.Context, msg *nats.Msg, keyed bool) (wire.Rep
 		if !retry {
 			return wire.ReplayStored{}, err
 		}
-		if pause(ctx, retryPause) != nil {
+		if clock.Sleep(ctx, retryPause) != nil {
 			if sent {
 				return wire.ReplayStored{}, wire.AsError(err).With("outcome", "unknown")
 			}
@@ -104,18 +105,6 @@ func (s *stream) store(ctx context.Context, msg *nats.Msg, keyed bool) (wire.Rep
 }
 
 const retryPause = 50 * time.Millisecond
-
-// pause waits, or returns why not.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // AppendAll implements [Log].
 func (s *stream) AppendAll(ctx context.Context, entries []Entry) ([]wire.ReplayStored, error) {
@@ -213,7 +202,7 @@ func (s *stream) commit(ctx context.Context, entries []Entry, again bool) (int64
 		if err == nil {
 			return ack.Seq, nil
 		}
-		if !retry || pause(ctx, retryPause) != nil {
+		if !retry || clock.Sleep(ctx, retryPause) != nil {
 			if outcome == "unknown" {
 				err = wire.AsError(err).With("outcome", outcome)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/replay/archive"
@@ -149,7 +150,7 @@ func (l *archived) read(ctx context.Context, q archive.Query, seam int64) (*arch
 		if time.Now().After(deadline) {
 			return nil, wire.Errorf(wire.Unavailable, "the archive is behind the stream")
 		}
-		if err := pause(ctx, catchUpPause); err != nil {
+		if err := clock.Sleep(ctx, catchUpPause); err != nil {
 			return nil, away(err)
 		}
 	}
@@ -238,7 +239,7 @@ func (l *archived) awaitCopy(ctx context.Context, seq int64) error {
 		if copied >= seq {
 			return nil
 		}
-		if err := pause(ctx, catchUpPause); err != nil {
+		if err := clock.Sleep(ctx, catchUpPause); err != nil {
 			return away(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
 	"github.com/fairlead-io/fairlead/services/replay/archive"
@@ -88,7 +89,7 @@ func (s *Service) archives() (logs []*archived, copiers []*archive.Copier) {
 // cleanArchives deletes what expired until ctx is done. Replicas may do it at
 // once: each takes what nobody else has taken.
 func (s *Service) cleanArchives(ctx context.Context) {
-	for wait := rand.N(worryEvery); pause(ctx, wait) == nil; wait = janitorEvery/2 + rand.N(janitorEvery) {
+	for wait := rand.N(worryEvery); clock.Sleep(ctx, wait) == nil; wait = janitorEvery/2 + rand.N(janitorEvery) {
 		logs, _ := s.archives()
 		for _, log := range logs {
 			n, err := log.clean(ctx)
@@ -116,7 +117,7 @@ func (l *archived) clean(ctx context.Context) (int64, error) {
 // caught up, until ctx is done.
 func (s *Service) watchArchives(ctx context.Context) {
 	worried := map[string]bool{}
-	for pause(ctx, worryEvery) == nil {
+	for clock.Sleep(ctx, worryEvery) == nil {
 		logs, copiers := s.archives()
 		for i, log := range logs {
 			lag := copiers[i].Lag()

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -46,7 +47,7 @@ func (f *feed) run(ctx context.Context) {
 			said = err.Error()
 			f.log.Warn("index is built again", "stream", f.s.name, "err", err)
 		}
-		if pause(ctx, retryPause*4) != nil {
+		if clock.Sleep(ctx, retryPause*4) != nil {
 			return
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/fairlead-io/fairlead/internal/clock"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 // a purge that was done does nothing.
 func (s *Service) janitor(ctx context.Context) {
 	for {
-		if pause(ctx, janitorEvery/2+rand.N(janitorEvery)) != nil {
+		if clock.Sleep(ctx, janitorEvery/2+rand.N(janitorEvery)) != nil {
 			return
 		}
 		for _, log := range s.streams() {
@@ -51,7 +53,7 @@ func (s *stream) purgeExpired(ctx context.Context) (topics int64) {
 		}
 		x.evicted(p.topic, p.before-1)
 		topics++
-		if pause(ctx, time.Second/janitorPace) != nil {
+		if clock.Sleep(ctx, time.Second/janitorPace) != nil {
 			return topics
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/ledger"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/streams"
@@ -98,7 +99,7 @@ func (f *filler) run(ctx context.Context) {
 			said = err.Error()
 			f.log.Warn("ledger of keys is not filled", "stream", f.stream, "err", err)
 		}
-		if pause(ctx, retryPause*4) != nil {
+		if clock.Sleep(ctx, retryPause*4) != nil {
 			return
 		}
 	}
@@ -249,7 +250,7 @@ func (f *filler) advance(ctx context.Context, consumer jetstream.Consumer, p led
 		if p.UpTo == 0 {
 			wait = min(wait, fillBegin) // nobody publishes with a key before that
 		}
-		if pause(ctx, wait) != nil {
+		if clock.Sleep(ctx, wait) != nil {
 			return nil
 		}
 		now, waiting, err := f.look(ctx, consumer, marks)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -384,7 +385,7 @@ func (r *reader) api(ctx context.Context, subject string, query, reply any) erro
 			return away(err)
 		}
 		if leaderless(msg.Data) {
-			if err := pause(ctx, retryPause); err != nil {
+			if err := clock.Sleep(ctx, retryPause); err != nil {
 				return away(err)
 			}
 			continue

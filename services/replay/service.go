@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
@@ -213,7 +214,7 @@ func (s *Service) confirm(ctx context.Context, served *bus.Served) {
 			s.serving.Store(true)
 			return
 		}
-		if pause(ctx, retryPause) != nil {
+		if clock.Sleep(ctx, retryPause) != nil {
 			return
 		}
 	}
