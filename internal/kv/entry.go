@@ -157,9 +157,26 @@ func (b *Bucket) store(ctx context.Context, msg *nats.Msg) (uint64, error) {
 // entry that says that the key was deleted is returned too: its revision is what
 // the next write has to expect.
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
+	e, err := b.last(ctx, key)
+	e.Key = key
+	return e, err
+}
+
+// end returns the revision of the newest entry that the leader has; 0 for none.
+func (b *Bucket) end(ctx context.Context) (uint64, error) {
+	e, err := b.last(ctx, ">")
+	if errors.Is(err, ErrNotFound) {
+		return 0, nil
+	}
+	return e.Revision, err
+}
+
+// last returns the newest entry of the keys that a pattern matches, without its
+// key.
+func (b *Bucket) last(ctx context.Context, pattern string) (Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	query, err := json.Marshal(map[string]string{"last_by_subj": b.subject + key})
+	query, err := json.Marshal(map[string]string{"last_by_subj": b.subject + pattern})
 	if err != nil {
 		return Entry{}, fmt.Errorf("read %s: %w", b.stream, err)
 	}
@@ -196,7 +213,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	if err != nil {
 		return Entry{}, fmt.Errorf("read %s: %w", b.stream, err)
 	}
-	return Entry{Key: key, Value: m.Data, Revision: m.Seq, At: m.Time, Deleted: deleted(parseHeaders(string(headers)))}, nil
+	return Entry{Value: m.Data, Revision: m.Seq, At: m.Time, Deleted: deleted(parseHeaders(string(headers)))}, nil
 }
 
 // parseHeaders reads NATS headers as the server stores them.

@@ -68,41 +68,43 @@ func (f *Follower) Run(ctx context.Context) {
 func (f *Follower) session(ctx context.Context) (complete bool, err error) {
 	back := f.Bucket.nc.StatusChanged(nats.CONNECTED)
 	defer f.Bucket.nc.RemoveStatusListener(back)
+	// What feeds the view may be a follower that lags: the leader says where it
+	// is complete.
+	end, err := f.Bucket.end(ctx)
+	if err != nil {
+		return false, err
+	}
 	take := f.Begin()
-	var one sync.Mutex // what is called is called one at a time
-	ready := false
+	var one sync.Mutex // what is called is called one at a time; guards the three below
+	ready, at := false, uint64(0)
+	look := func() {
+		if !ready && at >= end {
+			ready = true
+			f.Ready()
+		}
+	}
 	said := func(err error) (bool, error) {
 		one.Lock()
 		defer one.Unlock()
 		return ready, err
 	}
-	whole := func() {
-		if !ready {
-			ready = true
-			f.Ready()
-		}
-	}
-	t, pending, err := streams.NewTail(ctx, f.Bucket.nc, streams.TailConfig{Stream: f.Bucket.stream, Newest: true}, func(msg *nats.Msg, meta *nats.MsgMetadata) error {
+	t, err := streams.NewTail(ctx, f.Bucket.nc, streams.TailConfig{Stream: f.Bucket.stream, Newest: true}, func(msg *nats.Msg, meta *nats.MsgMetadata) error {
 		one.Lock()
 		defer one.Unlock()
-		key, ok := strings.CutPrefix(msg.Subject, f.Bucket.subject)
-		if ok {
+		if key, ok := strings.CutPrefix(msg.Subject, f.Bucket.subject); ok {
 			take(Entry{Key: key, Value: msg.Data, Revision: meta.Sequence.Stream, At: meta.Timestamp, Deleted: deleted(msg.Header)})
 		}
-		if meta.NumPending == 0 {
-			whole()
-		}
+		at = meta.Sequence.Stream
+		look()
 		return nil
 	})
 	if err != nil {
 		return false, err
 	}
-	defer t.Close() // nothing is called behind it
-	if pending == 0 {
-		one.Lock()
-		whole()
-		one.Unlock()
-	}
+	defer t.Close()
+	one.Lock()
+	look() // where there is nothing
+	one.Unlock()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	begun := time.Now()
@@ -120,6 +122,16 @@ func (f *Follower) session(ctx context.Context) (complete bool, err error) {
 			}
 			if now.Sub(begun) > rebuildEvery {
 				return said(nil)
+			}
+			if whole, _ := said(nil); whole {
+				continue
+			}
+			// What ended the bucket may have been removed.
+			if newest, err := f.Bucket.end(ctx); err == nil {
+				one.Lock()
+				end = newest
+				look()
+				one.Unlock()
 			}
 		}
 	}

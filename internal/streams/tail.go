@@ -57,8 +57,8 @@ const (
 var ErrHole = errors.New("messages of the stream were lost on their way")
 
 // NewTail begins to take the messages of a stream. take runs on one goroutine;
-// its error ends the tail. pending is how many messages were there to deliver.
-func NewTail(ctx context.Context, nc *nats.Conn, cfg TailConfig, take func(*nats.Msg, *nats.MsgMetadata) error) (t *Tail, pending uint64, err error) {
+// its error ends the tail.
+func NewTail(ctx context.Context, nc *nats.Conn, cfg TailConfig, take func(*nats.Msg, *nats.MsgMetadata) error) (t *Tail, err error) {
 	name := nuid.Next()
 	broken := make(chan error, 1)
 	t = &Tail{
@@ -79,10 +79,10 @@ func NewTail(ctx context.Context, nc *nats.Conn, cfg TailConfig, take func(*nats
 	}
 	body, err := json.Marshal(map[string]any{"stream_name": cfg.Stream, "config": consumer})
 	if err != nil {
-		return nil, 0, fmt.Errorf("follow %s: %w", cfg.Stream, err)
+		return nil, fmt.Errorf("follow %s: %w", cfg.Stream, err)
 	}
 	if t.sub, err = nc.Subscribe(inbox, t.came); err != nil {
-		return nil, 0, fmt.Errorf("follow %s: %w", cfg.Stream, err)
+		return nil, fmt.Errorf("follow %s: %w", cfg.Stream, err)
 	}
 	defer func() {
 		if err != nil {
@@ -92,28 +92,27 @@ func NewTail(ctx context.Context, nc *nats.Conn, cfg TailConfig, take func(*nats
 	}()
 	t.sub.SetClosedHandler(func(string) { close(t.closed) })
 	if err := t.sub.SetPendingLimits(-1, -1); err != nil { // flow control bounds what comes
-		return t, 0, fmt.Errorf("follow %s: %w", cfg.Stream, err)
+		return t, fmt.Errorf("follow %s: %w", cfg.Stream, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, TailSilence)
 	defer cancel()
 	answer, err := nc.RequestWithContext(ctx, "$JS.API.CONSUMER.CREATE."+cfg.Stream+"."+name, body)
 	if err != nil {
-		return t, 0, fmt.Errorf("follow %s: %w", cfg.Stream, err)
+		return t, fmt.Errorf("follow %s: %w", cfg.Stream, err)
 	}
 	var reply struct {
-		NumPending uint64 `json:"num_pending"`
-		Error      *struct {
+		Error *struct {
 			ErrCode     int    `json:"err_code"`
 			Description string `json:"description"`
 		} `json:"error"`
 	}
 	if err := json.Unmarshal(answer.Data, &reply); err != nil {
-		return t, 0, fmt.Errorf("follow %s: %w", cfg.Stream, err)
+		return t, fmt.Errorf("follow %s: %w", cfg.Stream, err)
 	}
 	if reply.Error != nil {
-		return t, 0, fmt.Errorf("follow %s: JetStream: %s (%d)", cfg.Stream, reply.Error.Description, reply.Error.ErrCode)
+		return t, fmt.Errorf("follow %s: JetStream: %s (%d)", cfg.Stream, reply.Error.Description, reply.Error.ErrCode)
 	}
-	return t, reply.NumPending, nil
+	return t, nil
 }
 
 // came takes what the server sent; it runs on the subscription's goroutine.

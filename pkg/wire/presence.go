@@ -224,7 +224,11 @@ func SectionHash(topic, user, gateway string, number uint64) uint64 {
 		h = (h ^ number&0xff) * prime
 		number >>= 8
 	}
-	return h
+	// Numbers that lie close together have hashes that do, and sums of such
+	// hashes meet: every bit has to depend on every other.
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
 }
 
 // NewestConn returns the index of the connection that speaks for a user among

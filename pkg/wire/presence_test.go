@@ -78,6 +78,17 @@ func TestSectionHash(t *testing.T) {
 			}
 		}
 	}
+	// Neither do two views of two sections of which both have changed.
+	sums := map[uint64][2]uint64{}
+	for a := range uint64(100) {
+		for b := range uint64(100) {
+			sum := SectionHash("a", "ann", "g", a) + SectionHash("a", "bob", "g", b)
+			if was, ok := sums[sum]; ok {
+				t.Fatalf("the revisions %v and %v have one sum", was, [2]uint64{a, b})
+			}
+			sums[sum] = [2]uint64{a, b}
+		}
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		var d PresenceDigest
 		hashes := rapid.SliceOfN(rapid.Uint64(), 0, 20).Draw(t, "hashes")

@@ -54,13 +54,6 @@ func (gs *groups) of(name string) *group {
 	return gs.byName[name]
 }
 
-// size returns how many groups connections here are in.
-func (gs *groups) size() int {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	return len(gs.byName)
-}
-
 // enter returns a group whose messages and entries are heard, until exit.
 func (gs *groups) enter(ctx context.Context, name string) (*group, *wire.Error) {
 	ns := gs.g.cfg.Namespace

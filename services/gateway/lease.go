@@ -129,6 +129,7 @@ func (l *lease) renew(ctx context.Context, last bool, ttl time.Duration) error {
 			return nil
 		}
 		if !errors.Is(err, kv.ErrConflict) {
+			l.made = false // the bucket may be gone
 			return err
 		}
 		// It expired, or the answer to an earlier write was lost.
@@ -268,4 +269,5 @@ func (g *Service) anew(epoch uint64) {
 	g.log.Info("lease", "epoch", epoch)
 	g.roster.repeat()
 	g.reassertGroups()
+	g.rooms.questionAll()
 }

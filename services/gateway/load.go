@@ -25,6 +25,12 @@ const (
 	lookEvery    = time.Minute
 	followUpLook = 2 * time.Second
 	digestsMost  = 256
+	// aheadMost is how often in a row a room may know more than the service.
+	aheadMost = 20
+	// doubtFor is how long a room is compared often where the bucket may have
+	// been made anew: replicas notice within seconds.
+	doubtFor   = 30 * time.Second
+	doubtEvery = time.Second
 )
 
 var errOldListing = errors.New("a listing that is older than what was read before")
@@ -99,6 +105,18 @@ func (rs *rooms) read(ctx context.Context, w *watchedRoom) error {
 	return nil
 }
 
+// questionAll has every room compared often for a while.
+func (rs *rooms) questionAll() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	now := time.Now()
+	for _, w := range rs.topics {
+		w.mu.Lock()
+		w.question(now)
+		w.mu.Unlock()
+	}
+}
+
 // lookAll makes every room due to be compared with what is stored, within
 // spread.
 func (rs *rooms) lookAll(spread time.Duration) {
@@ -171,11 +189,24 @@ func (rs *rooms) compare(ctx context.Context, some []*watchedRoom) {
 	for i, w := range some {
 		w.mu.Lock()
 		switch {
-		case err != nil || len(reply.Digests) != len(some), reply.Rev < w.room.newest:
+		case err != nil || len(reply.Digests) != len(some):
 			w.lookAt = again.Add(checkEvery)
+		case reply.Rev < max(w.room.newest, w.room.floor):
+			w.lookAt = again.Add(checkEvery)
+			if w.ahead++; w.ahead < aheadMost {
+				break
+			}
+			// Nobody lags for so long: the bucket is another one.
+			w.ahead = 0
+			w.room.restart()
+			w.loaded = false
+			rs.load(w)
 		case reply.Digests[i] == w.room.digest:
-			w.suspect = false
+			w.suspect, w.ahead = false, 0
 			w.room.forget(reply.Rev)
+			if now := time.Now(); now.Before(w.doubt) {
+				w.lookAt = now.Add(doubtEvery)
+			}
 		case !w.suspect:
 			w.suspect, w.lookAt = true, again
 		default:

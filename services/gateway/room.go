@@ -19,10 +19,14 @@ type room struct {
 	// changed are users who may be other than shown.
 	changed map[string]struct{}
 	newest  uint64 // greatest revision that was seen
-	// floor is up to where it is forgotten who was there and is not: a listing
-	// that is older could bring them back.
-	floor  uint64
-	digest wire.PresenceDigest
+	// floor is up to where it may be forgotten who was there and is not: a
+	// listing that is older could bring them back.
+	floor uint64
+	// What is heard that is not newer than settled, or than the last listing, is
+	// known or over.
+	settled uint64
+	listed  []listing
+	digest  wire.PresenceDigest
 }
 
 // heardSection is the newest that is known of a section. One without connections
@@ -62,8 +66,16 @@ func (r *room) take(e kv.Entry) bool {
 	return true
 }
 
-// put takes a section, unless a newer one was taken.
+// put takes a section that was heard, unless a newer one was taken.
 func (r *room) put(h *heardSection) {
+	r.newest = max(r.newest, h.revision)
+	if h.revision > max(r.settled, upTo(r.listed, h.User)) {
+		r.set(h)
+	}
+}
+
+// set puts a section in the place of an older one.
+func (r *room) set(h *heardSection) {
 	r.newest = max(r.newest, h.revision)
 	sections := r.users[h.User]
 	at := slices.IndexFunc(sections, func(o *heardSection) bool { return o.Gateway == h.Gateway })
@@ -112,9 +124,6 @@ func (r *room) reconcile(listed []wire.PresenceStored, listings []listing) bool 
 			return false
 		}
 	}
-	for _, s := range listings {
-		r.floor = max(r.floor, s.rev)
-	}
 	type key struct{ user, gateway string }
 	there := make(map[key]struct{}, len(listed))
 	for i := range listed {
@@ -123,8 +132,12 @@ func (r *room) reconcile(listed []wire.PresenceStored, listings []listing) bool 
 			continue
 		}
 		there[key{p.User, p.Gateway}] = struct{}{}
-		r.put(&heardSection{p.PresenceSection, p.Revision})
+		r.set(&heardSection{p.PresenceSection, p.Revision})
 	}
+	for _, s := range listings {
+		r.floor = max(r.floor, s.rev)
+	}
+	r.listed = listings
 	for user, sections := range r.users {
 		known := upTo(listings, user)
 		kept := sections[:0]
@@ -160,7 +173,7 @@ func upTo(listings []listing, user string) uint64 {
 // lists the topic knows as much. Who left last stays known while the user has a
 // connection that it may speak against.
 func (r *room) forget(rev uint64) {
-	r.floor = max(r.floor, rev)
+	r.floor, r.settled = max(r.floor, rev), max(r.settled, rev)
 	for user, sections := range r.users {
 		there := slices.ContainsFunc(sections, func(h *heardSection) bool { return len(h.Conns) > 0 })
 		kept := slices.DeleteFunc(sections, func(h *heardSection) bool {
@@ -171,6 +184,16 @@ func (r *room) forget(rev uint64) {
 		} else {
 			r.users[user] = kept
 		}
+	}
+}
+
+// restart forgets all that was heard, but not what is shown: the bucket was made
+// anew, and its revisions begin again.
+func (r *room) restart() {
+	r.users = map[string][]*heardSection{}
+	r.newest, r.floor, r.settled, r.listed, r.digest = 0, 0, 0, nil, wire.PresenceDigest{}
+	for user := range r.shown {
+		r.changed[user] = struct{}{}
 	}
 }
 

@@ -18,8 +18,11 @@ const (
 	putsAtOnce = 4
 	// putBytes bounds the payload of one request, unless it is one section.
 	putBytes = 256 << 10
-	// joinWait is how long a join may take.
+	// joinWait is how long a join may take, and putTry how long one replica has
+	// for a request while there may be another: one that dies takes what it had
+	// with it.
 	joinWait = 5 * time.Second
+	putTry   = 2 * time.Second
 	// putRetry and putRetryMost are the pauses after which what could not be
 	// stored is tried again.
 	putRetry     = 50 * time.Millisecond
@@ -182,7 +185,7 @@ func (r *roster) giveUp(now time.Time) {
 
 // put sends one request and notes what became of it.
 func (r *roster) put(ctx context.Context, batch []*section, req wire.PresencePut) {
-	ctx, cancel := context.WithTimeout(ctx, joinWait)
+	ctx, cancel := context.WithTimeout(ctx, putTry)
 	defer cancel()
 	reply, err := bus.Call[wire.PresencePut, wire.PresencePutReply](ctx, r.g.requests, r.g.cfg.Namespace.Svc("presence", "put"), req)
 	if err == nil && len(reply.Results) != len(batch) {
@@ -296,9 +299,16 @@ func (r *roster) noted(s *section, version uint64, conns []wire.PresenceConn, re
 
 // refused takes that a version was not stored, or is not known to be; mu is
 // held. Whoever waits for it hears so, and what they wanted is undone under a
-// newer version: that is tried until it is stored.
+// newer version: that is tried until it is stored. Where nobody answered, and
+// there is time, it is asked again first.
 func (r *roster) refused(s *section, version uint64, err *wire.Error) (tell []func()) {
+	patient := func(w waiter) bool {
+		return err.Code == wire.DeadlineExceeded && time.Since(w.since) < joinWait-putTry
+	}
 	for _, w := range s.waiting {
+		if patient(w) {
+			continue
+		}
 		again := slices.ContainsFunc(s.waiting, func(o waiter) bool { return o.conn == w.conn && o.version > version })
 		if w.version <= version && w.conn != "" && !again && s.undo(w.conn) { // a later wish of the connection has its own answer
 			r.touch(s)
@@ -308,7 +318,7 @@ func (r *roster) refused(s *section, version uint64, err *wire.Error) (tell []fu
 	for _, w := range s.waiting {
 		// Who left together with a join that is refused for good has left with
 		// the next version.
-		if w.version > version || w.conn == "" && !transient(err) && s.version > version {
+		if w.version > version || patient(w) || w.conn == "" && !transient(err) && s.version > version {
 			kept = append(kept, w)
 			continue
 		}

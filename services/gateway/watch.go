@@ -45,6 +45,9 @@ type watchedRoom struct {
 	unsaid   bool      // something changed since
 	lookAt   time.Time // when to compare with what is stored
 	suspect  bool      // the last comparison found a difference
+	ahead    int       // comparisons in a row with a replica that knows less
+	newestAt time.Time // when the greatest revision that was heard was stored
+	doubt    time.Time // until then it is compared often: the bucket may be another one
 	closed   bool
 }
 
@@ -178,11 +181,22 @@ func (g *Service) deliverPresence(in *interest, msg *nats.Msg) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	switch {
+	case e.Revision >= w.room.newest:
+		w.newestAt = e.At
+	case e.At.After(w.newestAt): // a lower revision that was stored later
+		w.question(time.Now())
+	}
 	if !w.room.take(e) {
 		g.metrics.malformed.Add(1)
 		return
 	}
 	g.rooms.say(w)
+}
+
+// question has a room compared often for a while; w.mu is held.
+func (w *watchedRoom) question(now time.Time) {
+	w.doubt, w.lookAt = now.Add(doubtFor), now
 }
 
 // say makes a room tell its observers what changed, a tick from now; w.mu is
@@ -314,6 +328,7 @@ func (rs *rooms) catchUp(w *watchedRoom, c *connection, o *watcher, now time.Tim
 			w.pages, w.pagesRev, w.pagesAt = w.room.state(w.rev, min(statePage, rs.g.cfg.Limits.OutboundBytes/4)), w.rev, now
 		}
 		o.pages = w.pages
+		w.unsaid = w.unsaid || w.large && w.pagesRev != w.rev // what it lacks follows with the next count
 	}
 	most := rs.g.cfg.Limits.OutboundBytes / 4
 	for len(o.pages) > 0 && c.out.Queued() <= most {

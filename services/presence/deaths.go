@@ -16,6 +16,7 @@ type deaths struct {
 
 // suspicion is what is known of one gateway.
 type suspicion struct {
+	asking   bool      // it is being asked
 	since    time.Time // when it was first seen without a lease
 	dead     bool      // it did not answer
 	died     uint64    // with everything that it said up to this epoch
@@ -70,6 +71,10 @@ func (d *deaths) find(id string, held lease, live bool, leaseTime, writable time
 	case now.Sub(s.vouched) < leaseTime/2:
 		return living, 0
 	}
+	if s.asking {
+		return living, 0
+	}
+	s.asking = true
 	return unsure, 0
 }
 
@@ -101,6 +106,7 @@ func (d *deaths) asked(id string, epoch uint64, answered bool, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.of(id, now)
+	s.asking = false
 	if answered {
 		s.vouched = now
 	} else {

@@ -163,13 +163,6 @@ func (l *leases) all() map[string]lease {
 	return out
 }
 
-// forget ends what is remembered of a gateway of which nothing is left.
-func (l *leases) forget(gateway string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.seen, gateway)
-}
-
 // writableFor returns how long JetStream has taken every write of ours.
 func (l *leases) writableFor() time.Duration {
 	l.mu.Lock()

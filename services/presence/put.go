@@ -201,7 +201,7 @@ func (s *Service) put(ctx context.Context, p *wire.PresenceSection) result {
 		if err := ctx.Err(); err != nil { // nothing is written that nobody waits for
 			return result{err: err}
 		}
-		w := write(key, value, p, have)
+		w := write(key, value, p, have, s.now())
 		revision, err := in.store.Put(ctx, w)
 		switch {
 		case err == nil:
@@ -231,7 +231,7 @@ func decide(p *wire.PresenceSection, have *stored) (done bool, r result) {
 	return false, result{}
 }
 
-func write(key string, value []byte, p *wire.PresenceSection, have *stored) kv.Write {
+func write(key string, value []byte, p *wire.PresenceSection, have *stored, now time.Time) kv.Write {
 	w := kv.Write{Key: key, Value: value}
 	if have != nil {
 		w.Expect = have.revision
@@ -239,7 +239,7 @@ func write(key string, value []byte, p *wire.PresenceSection, have *stored) kv.W
 	if len(p.Conns) == 0 {
 		w.TTL = tombstone
 	} else if p.Expires > 0 {
-		w.TTL = max(time.Until(time.UnixMilli(p.Expires)), time.Second)
+		w.TTL = max(time.UnixMilli(p.Expires).Sub(now), time.Second)
 	}
 	return w
 }

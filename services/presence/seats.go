@@ -56,6 +56,15 @@ func (t *seating) free(dead func(string, uint64) bool) {
 	}
 }
 
+// seatEpoch is what tells whether a seat is a dead one's: the epoch of its
+// gateway, or when it ends by itself.
+func seatEpoch(p *wire.PresenceSection) uint64 {
+	if p.Gateway == workerGateway {
+		return uint64(p.Expires)
+	}
+	return p.Epoch
+}
+
 // queues lets one request of a topic write at a time: the others would only
 // meet its revision.
 type queues struct {
@@ -288,7 +297,7 @@ func (in *sections) occupied(topic string) (t seating) {
 			if t.Users[user] == nil {
 				t.Users[user] = map[string]uint64{}
 			}
-			t.Users[user][s.Gateway] = s.Epoch
+			t.Users[user][s.Gateway] = seatEpoch(&s.PresenceSection)
 		}
 	}
 	return t
@@ -307,12 +316,9 @@ func (s *Service) unbound(ctx context.Context, topic string) error {
 	if seats.Revision == 0 || seats.Deleted {
 		return nil
 	}
-	revision, err := in.store.Put(ctx, kv.Write{Key: seatKey(topic), Expect: seats.Revision, Delete: true})
+	_, err := in.store.Put(ctx, kv.Write{Key: seatKey(topic), Expect: seats.Revision, Delete: true})
 	if errors.Is(err, kv.ErrConflict) {
 		return nil
-	}
-	if err == nil {
-		in.note(kv.Entry{Key: seatKey(topic), Revision: revision, Deleted: true})
 	}
 	return err
 }
@@ -335,13 +341,9 @@ func (s *Service) plan(topic string, seats kv.Entry, all []wire.PresenceSection,
 			done[i] = r
 			continue
 		}
-		epoch := p.Epoch
-		if p.Gateway == workerGateway {
-			epoch = uint64(p.Expires)
-		}
 		if len(p.Conns) == 0 {
 			t.give(p.User, p.Gateway)
-		} else if !t.take(p.User, p.Gateway, epoch, most, s.dead) {
+		} else if !t.take(p.User, p.Gateway, seatEpoch(p), most, s.dead) {
 			done[i] = result{err: (&wire.Error{Code: wire.ResourceExhausted, Message: "the topic has as many members as its rule allows"}).With("limit", most).With("topic", topic)}
 			continue
 		}
@@ -349,7 +351,7 @@ func (s *Service) plan(topic string, seats kv.Entry, all []wire.PresenceSection,
 		if err == nil {
 			var value []byte
 			if value, err = json.Marshal(p); err == nil {
-				writes = append(writes, write(key, value, p, haves[i]))
+				writes = append(writes, write(key, value, p, haves[i], s.now()))
 				placed = append(placed, i)
 				continue
 			}

@@ -176,28 +176,28 @@ func (s *Service) build(open func(name string) Store) {
 	s.sessions = newSessions(open("sessions"), s.now)
 }
 
-// make makes the buckets, as soon as JetStream lets it.
+// bucketsEvery is how often it is looked whether the buckets are still there.
+const bucketsEvery = 10 * time.Second
+
+// make makes the buckets, as soon as JetStream lets it, and again should one be
+// deleted.
 func (s *Service) make(ctx context.Context, js jetstream.JetStream) {
 	said := ""
-	for _, cfg := range s.buckets() {
-		for {
-			err := kv.Ensure(ctx, js, s.cfg.Namespace, cfg)
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			if err.Error() != said {
-				said = err.Error()
-				s.slog.Warn("a bucket is not there yet", "err", err)
-			}
-			if clock.Sleep(ctx, retryPause) != nil {
-				return
-			}
+	for ctx.Err() == nil {
+		var err error
+		for _, cfg := range s.buckets() {
+			err = errors.Join(err, kv.Ensure(ctx, js, s.cfg.Namespace, cfg))
 		}
+		wait := retryPause
+		if err == nil {
+			s.made.Store(true)
+			said, wait = "", bucketsEvery
+		} else if err.Error() != said && ctx.Err() == nil {
+			said = err.Error()
+			s.slog.Warn("a bucket is not there yet", "err", err)
+		}
+		_ = clock.Sleep(ctx, wait) // ends with ctx
 	}
-	s.made.Store(true)
 }
 
 // confirm notes that the server has the endpoints.

@@ -34,6 +34,8 @@ const (
 func (s *Service) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -44,7 +46,7 @@ func (s *Service) sweep(ctx context.Context) {
 			continue
 		}
 		s.groups.sweep(ctx, s.dead)
-		s.sweepOnce(ctx)
+		s.sweepOnce(ctx, &asking)
 	}
 }
 
@@ -76,11 +78,12 @@ func (s *Service) holders() map[string]struct{} {
 	return ids
 }
 
-func (s *Service) sweepOnce(ctx context.Context) {
+// sweepOnce looks at every gateway once. Those that have to be asked first are
+// asked beside it: one that hangs holds up nobody else's sweep.
+func (s *Service) sweepOnce(ctx context.Context, asking *sync.WaitGroup) {
 	ids := s.holders()
 	s.deaths.keep(ids)
 	writable := s.leases.writableFor()
-	var asking sync.WaitGroup
 	for id := range ids {
 		held, live, renewed := s.leases.of(id)
 		now := s.now()
@@ -99,7 +102,6 @@ func (s *Service) sweepOnce(ctx context.Context) {
 			}
 		}
 	}
-	asking.Wait()
 }
 
 // answers asks a gateway whether it lives, and to renew its lease. That nobody

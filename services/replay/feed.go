@@ -64,8 +64,7 @@ func (f *feed) session(ctx context.Context, x *index, stale <-chan struct{}) err
 	nc := f.js.Conn()
 	take := func(msg *nats.Msg, meta *nats.MsgMetadata) error { return f.take(x, msg, meta, begun.last.Seq) }
 	tail := func(from int64) (*streams.Tail, error) {
-		t, _, err := streams.NewTail(ctx, nc, streams.TailConfig{Stream: f.s.name, From: from, HeadersOnly: true}, take)
-		return t, err
+		return streams.NewTail(ctx, nc, streams.TailConfig{Stream: f.s.name, From: from, HeadersOnly: true}, take)
 	}
 	t, err := tail(1)
 	if err != nil {
