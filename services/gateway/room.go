@@ -272,12 +272,26 @@ func (r *room) sample(rev int64, most int) []byte {
 }
 
 // page returns the members after a cursor in order, as the answer to op
-// `presence`.
+// `presence`: as they are now, be it a tick before observers are told.
 func (r *room) page(rev int64, cursor string, limit, bytes int) []byte {
-	users := make([]string, 0, len(r.shown))
+	count := len(r.shown)
+	users := make([]string, 0, count)
 	for user := range r.shown {
-		if user > cursor || cursor == "" {
+		if _, changed := r.changed[user]; !changed && (user > cursor || cursor == "") {
 			users = append(users, user)
+		}
+	}
+	fresh := map[string]shown{}
+	for user := range r.changed {
+		if _, was := r.shown[user]; was {
+			count--
+		}
+		if m, there := r.member(user); there {
+			count++
+			fresh[user] = m
+			if user > cursor || cursor == "" {
+				users = append(users, user)
+			}
 		}
 	}
 	slices.Sort(users)
@@ -288,7 +302,11 @@ func (r *room) page(rev int64, cursor string, limit, bytes int) []byte {
 			next = users[i-1]
 			break
 		}
-		inside = appendEntry(inside, user, r.shown[user])
+		m, changed := fresh[user]
+		if !changed {
+			m = r.shown[user]
+		}
+		inside = appendEntry(inside, user, m)
 	}
-	return wire.AppendPresenceList(nil, inside, len(r.shown), rev, next)
+	return wire.AppendPresenceList(nil, inside, count, rev, next)
 }

@@ -86,6 +86,7 @@ type Service struct {
 	tracer telemetry.Tracer
 
 	roster         *roster
+	departures     *departures
 	rooms          *rooms
 	groups         *groups
 	lease          *lease
@@ -121,6 +122,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		tracer:      deps.Trace,
 	}
 	g.roster, g.rooms, g.groups = newRoster(g), newRooms(g), newGroups(g)
+	g.departures = newDepartures(g.roster)
 	g.log = deps.Log.With("service", "gateway", "gateway", g.id)
 	var errs []error
 	var err error
@@ -215,6 +217,7 @@ func (g *Service) Run(ctx context.Context) error {
 	background(g.reconcile)
 	background(g.keepStreams)
 	background(g.lease.run)
+	background(g.departures.run)
 	background(g.rooms.run)
 	background(g.rooms.look)
 	background(g.groups.run)

@@ -34,7 +34,6 @@ type watchedRoom struct {
 	rev      int64 // grows with every frame that says something new
 	loaded   bool  // what is stored was read
 	loading  bool
-	spoken   bool // and put into what is shown
 	due      bool // in the list of those that have something to say
 	watchers map[*connection]*watcher
 	pages    [][]byte // the state, as of pagesRev
@@ -251,7 +250,6 @@ func (rs *rooms) speak(w *watchedRoom, now time.Time) {
 		return
 	}
 	joins, leaves := w.room.diff()
-	w.spoken = true
 	changed := len(joins)+len(leaves) > 0
 	rule := rs.g.rules.Current().Topic(w.room.topic)
 	was := w.large

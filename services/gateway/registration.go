@@ -1,0 +1,39 @@
+package gateway
+
+import "github.com/fairlead-io/fairlead/pkg/wire"
+
+// register makes the connection known as its user's.
+func (c *connection) register() {
+	entry := wire.PresenceConn{Conn: c.id, Attributes: c.identity.Load().Attributes, Since: c.opened.UnixMilli()}
+	c.g.roster.change("", c.user(), func(s *section) bool {
+		if s.index(c.id) < 0 && len(s.conns) >= maxConns {
+			return false
+		}
+		s.join(entry)
+		return true
+	}, "", nil)
+}
+
+// reintroduce tells others what a newer token says.
+func (c *connection) reintroduce() {
+	c.register()
+	info := c.publicInfo()
+	c.mu.Lock()
+	var topics []string
+	for topic, a := range c.presence {
+		if a.joined {
+			topics = append(topics, topic)
+		}
+	}
+	c.mu.Unlock()
+	for _, topic := range topics {
+		c.g.roster.change(topic, c.user(), func(s *section) bool {
+			i := s.index(c.id)
+			if i < 0 || wire.EqualJSON(s.conns[i].Info, info) {
+				return false
+			}
+			s.conns[i].Info = info
+			return true
+		}, "", nil)
+	}
+}
