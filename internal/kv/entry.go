@@ -52,6 +52,18 @@ var (
 	ErrNotFound = errors.New("no such key")
 )
 
+// TooLargeError says that the server never takes a write of this size.
+type TooLargeError struct {
+	Limit int64 // bytes of a message; 0: the bucket's own, which is not known here
+}
+
+func (e *TooLargeError) Error() string {
+	if e.Limit == 0 {
+		return "larger than the bucket takes"
+	}
+	return fmt.Sprintf("larger than the %d bytes that NATS takes", e.Limit)
+}
+
 const (
 	headerOperation = "KV-Operation"
 	headerTTL       = "Nats-TTL"
@@ -67,6 +79,7 @@ const (
 	codeNoMessage     = 10037
 	codeIncomplete    = 10176 // a batch of which something is missing, or one too many
 	codeTooMany       = 10210
+	codeTooLarge      = 10054
 )
 
 // atomicsAtOnce bounds the atomic writes under way: a stream takes 50.
@@ -100,7 +113,7 @@ func (b *Bucket) PutAll(ctx context.Context, writes []Write) (uint64, error) {
 	streams.Batch(nuid.Next(), msgs)
 	for _, msg := range msgs[:len(msgs)-1] {
 		if err := b.nc.PublishMsg(msg); err != nil {
-			return 0, fmt.Errorf("write to %s: %w", b.stream, err)
+			return 0, b.failed(err)
 		}
 	}
 	return b.store(ctx, msgs[len(msgs)-1])
@@ -131,7 +144,7 @@ func (b *Bucket) store(ctx context.Context, msg *nats.Msg) (uint64, error) {
 	defer cancel()
 	reply, err := b.nc.RequestMsgWithContext(ctx, msg)
 	if err != nil {
-		return 0, fmt.Errorf("write to %s: %w", b.stream, err)
+		return 0, b.failed(err)
 	}
 	var ack struct {
 		Seq   uint64 `json:"seq"`
@@ -148,9 +161,19 @@ func (b *Bucket) store(ctx context.Context, msg *nats.Msg) (uint64, error) {
 		return ack.Seq, nil
 	case e.ErrCode == codeWrongSequence, e.ErrCode == codeWriteUnderWay, e.ErrCode == codeIncomplete, e.ErrCode == codeTooMany:
 		return 0, ErrConflict
+	case e.ErrCode == codeTooLarge:
+		return 0, b.failed(&TooLargeError{})
 	default:
 		return 0, fmt.Errorf("write to %s: JetStream: %s (%d)", b.stream, e.Description, e.ErrCode)
 	}
+}
+
+// failed is the error of a write that err ended.
+func (b *Bucket) failed(err error) error {
+	if errors.Is(err, nats.ErrMaxPayload) {
+		err = &TooLargeError{Limit: b.nc.MaxPayload()}
+	}
+	return fmt.Errorf("write to %s: %w", b.stream, err)
 }
 
 // Get returns what the leader has under a key, [ErrNotFound] where nothing. An

@@ -58,6 +58,9 @@ const (
 	maxCount    = 1_000_000_000
 	year        = int64(365 * 24 * time.Hour)
 	maxTopics   = 1000 // entries of any list of rules
+	// maxSeats bounds the members of a topic with a bound: one entry has all of
+	// them, is written with each join, and has to fit into a message.
+	maxSeats = 10_000
 )
 
 // accessValues are in the order in which they are shown.
@@ -106,7 +109,7 @@ var presenceObject = &object{title: "topics[].presence", fields: []field{
 	{name: "watch", kind: kindEnum, enum: accessValues, def: modeDefault, doc: "who may see who is there"},
 	{name: "join", kind: kindEnum, enum: accessValues, def: modeDefault, doc: "who may be seen"},
 	{name: "leaveDelay", kind: kindDuration, def: "15s", max: int64(24 * time.Hour), doc: "how long an unclean end stays invisible"},
-	{name: "maxMembers", kind: kindCount, def: "0", max: maxCount, doc: "most members; 0 is no bound"},
+	{name: "maxMembers", kind: kindCount, def: "0", max: maxSeats, doc: "most members; 0 is no bound"},
 	{name: "maxDiffMembers", kind: kindCount, def: "500", max: maxCount, doc: "above it a count and a sample replace the diffs"},
 }}
 

@@ -40,7 +40,10 @@ func (r *roster) compare(ctx context.Context, registry bool) error {
 		}
 	}
 	r.mu.Unlock()
-	parts := len(all)/auditPart + 1
+	parts := 1 // a power of two: so the service keeps them
+	for parts < auditParts && len(all) > parts*auditPart {
+		parts *= 2
+	}
 	byPart := make([][]wire.PresenceSection, parts)
 	for _, p := range all {
 		part := wire.SectionHash(p.Topic, p.User, "", 0) % uint64(parts)

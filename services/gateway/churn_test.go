@@ -137,6 +137,9 @@ func TestVanishingSubscribers(t *testing.T) {
 	first.expectError(3, "UNAVAILABLE")
 	first.ws.CloseNow()
 	eventually(t, "nobody is there", func() bool { return r.g.connections.size() == 0 && r.g.fanout.hub.size() == 0 })
+	if err := r.g.live.FlushTimeout(patience); err != nil { // what it ended is ended on the server
+		t.Fatal(err)
+	}
 	before, goroutines := server.Subscriptions(), runtime.NumGoroutine()
 	for round := range 100 {
 		p := r.dial()

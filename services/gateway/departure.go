@@ -20,7 +20,7 @@ func (c *connection) departed(clean bool) {
 	clean = clean && !c.g.draining.Load()
 	for topic, a := range attending {
 		if a.watching {
-			c.g.rooms.unwatch(c, topic)
+			c.g.rooms.unwatch(c, topic, 0)
 		}
 		if !a.joined {
 			continue

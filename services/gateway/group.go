@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"encoding/json"
 	"maps"
 	"sync"
@@ -16,6 +15,7 @@ import (
 // be. It has the group's entry as it was heard last, and tells its seats what
 // changes in it.
 type group struct {
+	in       *groups
 	name     string
 	messages *interest // what is published to the group
 	entries  *interest // its entry, whenever it changes
@@ -26,6 +26,9 @@ type group struct {
 	revision uint64
 	view     groupView
 	seats    map[*connection]*groupSeat // those who hear
+	looking  bool                       // somebody looks for seats that are nobody's
+	stale    bool                       // the entry is to be read again
+	reading  bool                       // somebody does so
 }
 
 // groupView is what members may know of a group.
@@ -34,20 +37,22 @@ type groupView struct {
 	meta    json.RawMessage
 	closed  bool
 	left    map[string]wire.GroupLeft // who left of late, or was taken out
+	own     map[string]string         // users of the members under this gateway's id, by connection
 }
 
-// viewOf reads a group's entry; a group without one is empty.
-func viewOf(value []byte) (v groupView, err error) {
-	var entry struct {
-		Members map[string]wire.GroupMember `json:"members"`
-		Meta    json.RawMessage             `json:"meta"`
-		Closed  bool                        `json:"closed"`
-		Left    map[string]wire.GroupLeft   `json:"left"`
+// viewOf returns what a gateway makes of a group's entry.
+func viewOf(e *wire.GroupEntry, gateway string) groupView {
+	v := groupView{
+		members: make(map[string]wire.GroupMember, len(e.Members)), meta: e.Meta, closed: e.Closed, left: e.Left,
+		own: map[string]string{},
 	}
-	if len(value) > 0 {
-		err = json.Unmarshal(value, &entry)
+	for conn, seat := range e.Members {
+		v.members[conn] = seat.GroupMember
+		if seat.Gateway == gateway {
+			v.own[conn] = seat.User
+		}
 	}
-	return groupView{entry.Members, entry.Meta, entry.Closed, entry.Left}, err
+	return v
 }
 
 // since says what became of a group between two views.
@@ -83,37 +88,42 @@ func sameMember(a, b wire.GroupMember) bool {
 	return a.Role == b.Role && string(a.Data) == string(b.Data)
 }
 
-// absent are seats that a group's entry does not have.
-type absent struct {
-	gone []*groupSeat // they were told so
-	lost []*groupSeat // they are to be had again, if that can be
+// amiss is in what a group's entry and the seats here differ.
+type amiss struct {
+	gone    []*groupSeat // not in the entry; they were told so
+	lost    []*groupSeat // not in the entry; they are to be had again, if that can be
+	crowded bool         // the entry may have seats that are nobody's
 }
 
-// see has done what is to be done about absent seats. No lock is held.
-func (a absent) see(gr *group) {
+// see has done what is to be done about it. No lock is held.
+func (a amiss) see(gr *group) {
 	for _, s := range a.gone {
 		s.drop(gr)
 	}
 	for _, s := range a.lost {
-		s.later(func(ctx context.Context, s *groupSeat) { s.reassert(ctx) })
+		s.sayAgain()
+	}
+	if a.crowded {
+		gr.in.lookForStrangers(gr)
 	}
 }
 
 // take takes an entry of a group and tells the seats what changed. What is not
 // newer changes nothing.
-func (gr *group) take(revision uint64, view groupView) absent {
+func (gr *group) take(revision uint64, view groupView) amiss {
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	if gr.known && revision <= gr.revision {
-		return absent{}
+		return amiss{}
 	}
 	return gr.replace(revision, view)
 }
 
 // replace is [group.take] whatever the revision; mu is held.
-func (gr *group) replace(revision uint64, view groupView) (a absent) {
+func (gr *group) replace(revision uint64, view groupView) (a amiss) {
 	before, known := gr.view, gr.known
 	gr.view, gr.revision, gr.known = view, revision, true
+	a.crowded = gr.crowded()
 	if !known || len(gr.seats) == 0 {
 		return a
 	}
@@ -187,7 +197,7 @@ func (gr *group) frameFor(s *groupSeat, f *wire.GroupFrame) (own wire.GroupFrame
 
 // reset takes an entry that is older than the one that is known: the bucket was
 // made anew. mu is held.
-func (gr *group) reset(revision uint64, view groupView) absent {
+func (gr *group) reset(revision uint64, view groupView) amiss {
 	for _, s := range gr.seats {
 		s.since = 0
 	}
@@ -195,8 +205,9 @@ func (gr *group) reset(revision uint64, view groupView) absent {
 }
 
 // admit answers a join and lets the seat hear what comes. It returns false
-// where the seat is gone already: it was told so, behind the answer.
-func (gr *group) admit(s *groupSeat, id int64, req *wire.GroupRequest, joined *wire.GroupJoined) (here bool) {
+// where the seat is gone already: it was told so, behind the answer. lost says
+// that what is known of the group lacks it without a word.
+func (gr *group) admit(s *groupSeat, id int64, req *wire.GroupRequest, joined *wire.GroupJoined) (here, lost bool) {
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	reply := *joined
@@ -213,10 +224,11 @@ func (gr *group) admit(s *groupSeat, id int64, req *wire.GroupRequest, joined *w
 		}
 		s.conn.out.Send(wire.AppendGroup(nil, &f))
 		delete(gr.seats, s.conn)
-		return false
+		return false, false
 	}
 	gr.seats[s.conn] = s
-	return true
+	s.again = newer && !gr.has(s)
+	return true, s.again
 }
 
 // evict tells a seat that it is gone, unless it knows.
@@ -247,15 +259,16 @@ func (gr *group) hears(s *groupSeat) bool {
 	return gr.seats[s.conn] == s
 }
 
-// current calls fn with the view, unless that is older than a seat's join.
-func (gr *group) current(s *groupSeat, fn func(*groupView)) bool {
+// current calls fn with the view, unless that is older than a seat's join: then
+// it returns false, and the revision that the view has to have.
+func (gr *group) current(s *groupSeat, fn func(*groupView)) (ok bool, since uint64) {
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	if !gr.known || gr.revision < s.since {
-		return false
+		return false, s.since
 	}
 	fn(&gr.view)
-	return true
+	return true, s.since
 }
 
 // deliverGroup hands a message of a group to its members here. It runs on a
@@ -297,13 +310,12 @@ func (g *Service) deliverGroupEntry(in *interest, msg *nats.Msg) {
 		g.metrics.malformed.Add(1)
 		return
 	}
-	if e.Deleted {
-		e.Value = nil
+	var entry wire.GroupEntry // that of a group which was deleted
+	if !e.Deleted {
+		if err := json.Unmarshal(e.Value, &entry); err != nil {
+			g.metrics.malformed.Add(1)
+			return
+		}
 	}
-	view, err := viewOf(e.Value)
-	if err != nil {
-		g.metrics.malformed.Add(1)
-		return
-	}
-	gr.take(e.Revision, view).see(gr)
+	gr.take(e.Revision, viewOf(&entry, g.id)).see(gr)
 }

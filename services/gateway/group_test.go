@@ -96,7 +96,7 @@ func newGroupHost(t *testing.T, server *natsdev.Server) *groupHost {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	return &groupHost{t: t, nc: nc, bucket: kv.Open(nc, "fl", "groups"), asked: make(chan groupAsk, 64),
+	return &groupHost{t: t, nc: nc, bucket: kv.Open(nc, "fl", "groups"), asked: make(chan groupAsk, 256),
 		entry: wire.GroupEntry{Group: "g", Members: map[string]wire.GroupSeat{}}}
 }
 
@@ -301,7 +301,12 @@ func TestGroupLeaveIsOwedUntilItIsTaken(t *testing.T) {
 		t.Errorf("got %+v, want a leave with a version above %d", leave.req, join.req.Version)
 	}
 	h.answer(leave, struct{}{})
-	h.answer(join, nil)
+	h.answer(join, nil) // late: who knows whether the leave is remembered
+	again := h.next("leave")
+	if again.req.Conn != conn || again.req.Version <= leave.req.Version {
+		t.Errorf("got %+v, want a leave with a version above %d", again.req, leave.req.Version)
+	}
+	h.answer(again, struct{}{})
 	eventually(t, "nothing is owed and no group is left", func() bool {
 		r.g.groups.mu.Lock()
 		defer r.g.groups.mu.Unlock()
@@ -386,4 +391,143 @@ func TestGroupSeatsAreSaidAgain(t *testing.T) {
 	h.answer(h.next("leave"), struct{}{})
 	p.send(`{"op":"group.members","id":9,"group":"g"}`)
 	p.expectError(9, "FAILED_PRECONDITION")
+}
+
+// refuse answers a request with an error.
+func (h *groupHost) refuse(a groupAsk, err *wire.Error) {
+	h.t.Helper()
+	var guard bus.Guard
+	if sent, err := guard.RespondError(a.msg, err); err != nil || !sent {
+		h.t.Fatal(sent, err)
+	}
+}
+
+// TestGroupSeatIsSaidAgainUntilItIsTaken refuses to take a seat again for a
+// while: what the client asks meanwhile is answered, and the gateway goes on.
+func TestGroupSeatIsSaidAgainUntilItIsTaken(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.entries()
+	h.serve("join")
+	r := startGateway(t, server, withGroups)
+	p := r.dial()
+	conn, _, _ := p.hello("")
+	h.joins(p, conn)
+	r.g.lease.mu.Lock()
+	r.g.lease.epoch++
+	r.g.lease.mu.Unlock()
+	for range 3 { // as many epochs as the gateway likes: it is said once at a time
+		r.g.reassertGroups()
+	}
+	p.send(`{"op":"group.members","id":9,"group":"g"}`)
+	away := wire.Errorf(wire.Unavailable, "JetStream is away")
+	h.refuse(h.next("join"), away)
+	p.expect(`{"id":9,"ok":{"members":{"` + conn + `":{"role":"member"}},"count":1,"meta":null}}`)
+	version := uint64(0)
+	for range 4 {
+		again := h.next("join")
+		if again.req.Conn != conn || again.req.Version <= version {
+			t.Errorf("got %+v, want a join above version %d", again.req, version)
+		}
+		version = again.req.Version
+		h.refuse(again, away)
+	}
+	h.answer(h.next("join"), nil)
+	p.send(`{"op":"group.members","id":10,"group":"g"}`)
+	p.expect(`{"id":10,"ok":{"members":{"` + conn + `":{"role":"member"}},"count":1,"meta":null}}`)
+	if n := len(h.asked); n != 0 {
+		t.Errorf("%d requests came behind the join that was taken", n)
+	}
+}
+
+// TestGroupSeatsThatAreLostAreTakenAgain has entries without a member of whom
+// nobody said that it left: one that is heard, and one before the join is
+// answered.
+func TestGroupSeatsThatAreLostAreTakenAgain(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.entries()
+	h.serve("join")
+	r := startGateway(t, server, withGroups)
+	p, other := r.dial(), r.dial()
+	conn, _, _ := p.hello("")
+	otherConn, _, _ := other.hello("")
+	h.joins(p, conn)
+	h.store(func(e *wire.GroupEntry) { delete(e.Members, conn) })
+	again := h.next("join")
+	if again.req.Conn != conn {
+		t.Errorf("got %+v, want a join of %s", again.req, conn)
+	}
+	h.seat(conn, "member")
+	h.answer(again, nil)
+
+	other.send(`{"op":"group.join","id":2,"group":"g"}`)
+	join := h.next("join")
+	h.seat(otherConn, "member")
+	stored := wire.GroupJoined{Count: 2, Member: otherConn, Revision: h.revision}
+	h.store(func(e *wire.GroupEntry) { delete(e.Members, otherConn) })
+	gr := r.g.groups.of("g")
+	eventually(t, "the entry is heard", func() bool {
+		gr.mu.Lock()
+		defer gr.mu.Unlock()
+		return gr.revision == h.revision
+	})
+	h.answer(join, stored)
+	if again := h.next("join"); again.req.Conn != otherConn || again.req.Version <= join.req.Version {
+		t.Errorf("got %+v, want another join of %s", again.req, otherConn)
+	} else {
+		h.seat(otherConn, "member")
+		h.answer(again, nil)
+	}
+}
+
+// TestGroupSeatsOfNobodyAreGivenBack stores seats under the gateway's id that
+// are of a connection which is not there, of one that is in no group, and of
+// one whose join is under way.
+func TestGroupSeatsOfNobodyAreGivenBack(t *testing.T) {
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.entries()
+	h.serve("join")
+	h.serve("leave")
+	r := startGateway(t, server, withGroups)
+	p, idle, joining := r.dial(), r.dial(), r.dial()
+	conn, _, _ := p.hello("")
+	idleConn, _, _ := idle.hello("")
+	joiningConn, _, _ := joining.hello("")
+	h.joins(p, conn)
+	joining.send(`{"op":"group.join","id":2,"group":"g"}`)
+	join := h.next("join")
+	h.store(func(e *wire.GroupEntry) {
+		for _, id := range []string{conn, idleConn, joiningConn, "nobody"} {
+			e.Members[id] = wire.GroupSeat{
+				GroupMember: wire.GroupMember{Role: "member"}, User: "u", Gateway: r.g.ID(), Epoch: r.g.lease.current(), Version: 7,
+			}
+		}
+	})
+	left := map[string]bool{}
+	for range 2 {
+		leave := h.next("leave")
+		if left[leave.req.Conn] = true; leave.req.Gateway != r.g.ID() || leave.req.Version <= join.req.Version || leave.req.User == "" {
+			t.Errorf("got %+v, want the gateway's leave above version %d", leave.req, join.req.Version)
+		}
+		h.store(func(e *wire.GroupEntry) { delete(e.Members, leave.req.Conn) })
+		h.answer(leave, struct{}{})
+	}
+	if !left[idleConn] || !left["nobody"] {
+		t.Errorf("got leaves of %v, want those of nobody and %s", left, idleConn)
+	}
+	h.answer(join, nil)
+	if got := joining.read(); !strings.HasPrefix(got, `{"id":2,"ok":{"count":2`) {
+		t.Errorf("got %s", got)
+	}
+	gr := r.g.groups.of("g")
+	eventually(t, "nobody looks for strangers any more", func() bool {
+		gr.mu.Lock()
+		defer gr.mu.Unlock()
+		return !gr.looking && len(gr.seats) == 2
+	})
+	if n := len(h.asked); n != 0 {
+		t.Errorf("%d requests were made without need", n)
+	}
 }

@@ -106,14 +106,15 @@ func (c *connection) groupMeta(f *wire.Frame) *wire.Error {
 func (c *connection) fromView(f *wire.Frame, answer func(*groupView)) *wire.Error {
 	return c.inGroup(f, func(ctx context.Context, s *groupSeat) *wire.Error {
 		return s.member(0, func(gr *group) ([]byte, error) {
-			if gr.current(s, answer) {
+			ok, since := gr.current(s, answer)
+			if ok {
 				return nil, nil
 			}
 			// The entry that its join was stored by has not been heard yet.
-			if err := c.g.groups.load(ctx, gr, s.since); err != nil {
+			if err := c.g.groups.load(ctx, gr, since); err != nil {
 				return nil, err
 			}
-			if !gr.current(s, answer) {
+			if ok, _ := gr.current(s, answer); !ok {
 				return nil, wire.Errorf(wire.Unavailable, "the group is not read yet")
 			}
 			return nil, nil

@@ -68,7 +68,7 @@ func (gs *groups) enter(ctx context.Context, name string) (*group, *wire.Error) 
 	gs.mu.Lock()
 	gr := gs.byName[name]
 	if gr == nil {
-		gr = &group{name: name, seats: map[*connection]*groupSeat{}}
+		gr = &group{in: gs, name: name, seats: map[*connection]*groupSeat{}}
 		if gr.messages, err = gs.g.fanout.acquire(kindGroup, messages, name); err == nil {
 			if gr.entries, err = gs.g.fanout.acquire(kindGroupEntry, entries, name); err != nil {
 				gs.g.fanout.release(gr.messages)
@@ -119,13 +119,9 @@ func (gs *groups) load(ctx context.Context, gr *group, revision uint64) error {
 	if err != nil {
 		return err
 	}
-	e := stored.Entry
-	view := groupView{meta: e.Meta, closed: e.Closed, left: e.Left, members: make(map[string]wire.GroupMember, len(e.Members))}
-	for id, seat := range e.Members {
-		view.members[id] = seat.GroupMember
-	}
+	view := viewOf(&stored.Entry, gs.g.id)
 	gr.mu.Lock()
-	var a absent
+	var a amiss
 	switch {
 	case !gr.known || stored.Revision > gr.revision:
 		a = gr.replace(stored.Revision, view)
@@ -146,26 +142,58 @@ func (gs *groups) refresh() {
 	}
 	gs.mu.Unlock()
 	for _, gr := range all {
-		gs.background(func(ctx context.Context) {
-			for wait := leaveRetry; gs.of(gr.name) == gr; wait = min(2*wait, leaveRetryMost) {
-				if gs.load(ctx, gr, 0) == nil || clock.Sleep(ctx, wait) != nil {
-					return
-				}
-			}
-		})
+		gr.mu.Lock()
+		reading := gr.reading
+		gr.stale, gr.reading = true, true
+		gr.mu.Unlock()
+		if !reading {
+			gs.g.mender.spawn(func(ctx context.Context) { gs.read(ctx, gr) })
+		}
 	}
 }
 
-// background runs fn beside everything else, a few at a time.
-func (gs *groups) background(fn func(context.Context)) bool {
-	return gs.g.mender.spawn(func(ctx context.Context) {
-		select {
-		case gs.slots <- struct{}{}:
-			defer func() { <-gs.slots }()
-			fn(ctx)
-		case <-ctx.Done():
+// read reads a group until what is known of it is not stale, or nobody here is
+// in it.
+func (gs *groups) read(ctx context.Context, gr *group) {
+	for wait := leaveRetry; ; wait = min(2*wait, leaveRetryMost) {
+		release, ok := gs.slot(ctx)
+		if !ok {
+			return
 		}
-	})
+		here := gs.of(gr.name) == gr
+		gr.mu.Lock()
+		stale := gr.stale && here
+		gr.stale, gr.reading = false, stale
+		gr.mu.Unlock()
+		var err error
+		if stale {
+			err = gs.load(ctx, gr, 0)
+		}
+		release()
+		switch {
+		case !stale:
+			return
+		case err == nil:
+			continue
+		}
+		gr.mu.Lock()
+		gr.stale = true
+		gr.mu.Unlock()
+		if clock.Sleep(ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+// slot waits for its turn to ask what nobody but the gateway waits for, and
+// returns what ends it. It returns false when ctx is done first.
+func (gs *groups) slot(ctx context.Context) (release func(), ok bool) {
+	select {
+	case gs.slots <- struct{}{}:
+		return func() { <-gs.slots }, true
+	case <-ctx.Done():
+		return nil, false
+	}
 }
 
 // owe notes a leave that the service has to take, however long that lasts.
@@ -214,14 +242,13 @@ func (gs *groups) leaveAll(ctx context.Context) (failed int) {
 	var work sync.WaitGroup
 	var mu sync.Mutex
 	for _, req := range owed {
-		select {
-		case gs.slots <- struct{}{}:
-		case <-ctx.Done():
+		release, ok := gs.slot(ctx)
+		if !ok {
 			work.Wait()
 			return len(owed)
 		}
 		work.Go(func() {
-			defer func() { <-gs.slots }()
+			defer release()
 			_, err := askGroup[struct{}](ctx, gs.g, "leave", req)
 			if err != nil && transient(wire.AsError(err)) {
 				mu.Lock()

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
-	"time"
 
-	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -17,10 +15,11 @@ type groupSeat struct {
 	conn *connection
 	name string
 
-	queue []groupTask // guarded by conn.mu, like the three below
-	busy  bool        // somebody works on the queue
-	ended bool        // the connection is gone
-	sent  bool        // the service may have a seat for it
+	queue  []groupTask // guarded by conn.mu, like the four below
+	busy   bool        // somebody works on the queue
+	ended  bool        // the connection is gone
+	sent   bool        // the service may have a seat for it
+	saying bool        // it is queued that the seat is said again
 
 	in *group // nil: not a member; of whoever works on the queue
 
@@ -188,13 +187,19 @@ func (s *groupSeat) join(ctx context.Context, id int64, role string, data []byte
 	gr.mu.Lock()
 	s.role, s.data = role, data
 	gr.mu.Unlock()
-	if s.gone() { // its leave has a greater version
+	if s.gone() {
+		// Its leave has a greater version, but who left is not remembered for
+		// ever.
+		s.undo(true)
 		s.giveBack(gr)
 		return nil
 	}
 	s.in = gr
-	if !gr.admit(s, id, &req, &joined) {
+	switch here, lost := gr.admit(s, id, &req, &joined); {
+	case !here:
 		s.clear()
+	case lost:
+		s.sayAgain()
 	}
 	return nil
 }
@@ -233,10 +238,6 @@ func mayBeStored(err *wire.Error) bool {
 func (s *groupSeat) undo(stored bool) {
 	c := s.conn
 	c.mu.Lock()
-	if s.ended { // whoever ended it has seen to that
-		c.mu.Unlock()
-		return
-	}
 	s.sent = false
 	req := c.groupRequest(s.name)
 	c.mu.Unlock()
@@ -313,77 +314,6 @@ func (s *groupSeat) mayMeta(gr *group) bool {
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	return rule != nil && slices.Contains(rule.Meta, s.role)
-}
-
-// reassert says again that the seat is taken, under the lease's new epoch. A
-// seat that is not to be had any more is told so.
-func (s *groupSeat) reassert(ctx context.Context) {
-	const patience = 30 * time.Second // the service waits twice as long
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	g := s.conn.g
-	for wait := leaveRetry; ; wait = min(2*wait, leaveRetryMost) {
-		gr := s.in
-		if gr == nil || !gr.hears(s) {
-			return
-		}
-		req, ok := s.request(true)
-		if !ok {
-			return
-		}
-		gr.mu.Lock()
-		req.Role, req.Data = s.role, s.data
-		said := !s.again && s.epoch == req.Epoch
-		s.again = false
-		gr.mu.Unlock()
-		if said {
-			return
-		}
-		err := s.askAgain(ctx, req)
-		gr.mu.Lock()
-		if err == nil {
-			s.version, s.epoch = req.Version, req.Epoch
-			gr.mu.Unlock()
-			return
-		}
-		s.again = true
-		gr.mu.Unlock()
-		if refused := wire.AsError(err); !transient(refused) || refused.Code == wire.Aborted {
-			gr.evict(s)
-			s.clear()
-			g.groups.owe(req)
-			return
-		}
-		if clock.Sleep(ctx, wait) != nil {
-			return
-		}
-	}
-}
-
-// askAgain joins once more, among few others.
-func (s *groupSeat) askAgain(ctx context.Context, req wire.GroupRequest) error {
-	gs := s.conn.g.groups
-	select {
-	case gs.slots <- struct{}{}:
-		defer func() { <-gs.slots }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	_, err := askGroup[wire.GroupJoined](ctx, s.conn.g, "join", req)
-	return err
-}
-
-// reassertGroups says every membership again: the lease has a new epoch.
-func (g *Service) reassertGroups() {
-	g.connections.each(func(c *connection) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, s := range c.groups {
-			if !s.ended {
-				s.add(func(ctx context.Context, s *groupSeat) { s.reassert(ctx) })
-			}
-		}
-	})
 }
 
 // endGroups leaves every group of a connection that ends: at once, or as soon

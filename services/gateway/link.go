@@ -139,7 +139,13 @@ func (g *Service) openLink() error {
 		return err
 	}
 	g.link.back = func() { g.checkAll("", 0); g.rooms.lookAll(0); g.groups.refresh() }
-	return g.openLease()
+	if err := g.openLease(); err != nil {
+		g.live.Close()
+		g.requests.Close()
+		g.reads.Close()
+		return err
+	}
+	return nil
 }
 
 // roundTrip returns when both servers have all that was sent to them.

@@ -114,13 +114,10 @@ func (c *connection) joinPresence(topic string, raw []byte, hold bool, done func
 	if !c.g.link.up() {
 		return unavailable("NATS is away: nobody can join")
 	}
-	before := c.attending(topic)
-	if !before.watching {
-		if err := c.g.rooms.watch(c, topic, true); err != nil {
-			return err
-		}
-	}
 	attempt := c.g.nextVersion()
+	if err := c.g.rooms.watch(c, topic, attempt, true); err != nil {
+		return err
+	}
 	c.attend(topic, func(a *attendance) { a.watching, a.joined, a.attempt = true, true, attempt })
 	user := c.user()
 	full := false
@@ -145,12 +142,12 @@ func (c *connection) joinPresence(topic string, raw []byte, hold bool, done func
 			}
 		})
 		if err != nil && !now.watching {
-			c.g.rooms.unwatch(c, topic)
-		}
-		if !hold {
-			c.g.rooms.release(c, topic)
+			c.g.rooms.unwatch(c, topic, attempt)
 		}
 		done(err)
+		if !hold { // what it hears now follows the answer
+			c.g.rooms.release(c, topic, attempt)
+		}
 	})
 	return nil
 }
@@ -188,7 +185,7 @@ func (c *connection) joinAll(pending []pendingSubscribe) []pendingSubscribe {
 func (c *connection) observe(p *pendingSubscribe) {
 	switch p.presence {
 	case "join":
-		c.g.rooms.release(c, p.topic)
+		c.g.rooms.release(c, p.topic, 0)
 	case "watch":
 		if err := c.watchPresence(p.topic); err != nil {
 			c.fail(0, err.With("op", "subscribe").With("topic", p.topic))
@@ -213,7 +210,7 @@ func (c *connection) unattend(topic string) {
 	a := c.attending(topic)
 	if a.watching {
 		c.attend(topic, func(a *attendance) { a.watching, a.stays = false, false })
-		c.g.rooms.unwatch(c, topic)
+		c.g.rooms.unwatch(c, topic, 0)
 	}
 	if a.joined {
 		c.leavePresence(topic, func(*wire.Error) {})
@@ -227,12 +224,9 @@ func (c *connection) replacePresence(f *wire.Frame, done func(*wire.Error)) *wir
 	case "join":
 		return c.joinPresence(f.Topic, f.Data, false, done)
 	case "watch":
-		a := c.attending(f.Topic)
 		c.leavePresence(f.Topic, func(*wire.Error) {})
-		if !a.watching {
-			if err := c.watchPresence(f.Topic); err != nil {
-				return err
-			}
+		if err := c.watchPresence(f.Topic); err != nil {
+			return err
 		}
 	default:
 		c.unattend(f.Topic)
@@ -242,7 +236,7 @@ func (c *connection) replacePresence(f *wire.Frame, done func(*wire.Error)) *wir
 }
 
 func (c *connection) watchPresence(topic string) *wire.Error {
-	if err := c.g.rooms.watch(c, topic, false); err != nil {
+	if err := c.g.rooms.watch(c, topic, c.g.nextVersion(), false); err != nil {
 		return err
 	}
 	c.attend(topic, func(a *attendance) { a.watching, a.stays = true, true })
@@ -294,14 +288,24 @@ func (c *connection) presenceUpdate(f *wire.Frame) *wire.Error {
 		return unavailable("NATS is away: nothing can be updated")
 	}
 	done := c.answered(f)
-	c.g.roster.change(f.Topic, c.user(), func(s *section) bool {
+	topic, user, there := f.Topic, c.user(), false
+	c.g.roster.change(topic, user, func(s *section) bool {
 		i := s.index(c.id)
-		if i < 0 || s.stored == s.version && wire.EqualJSON(s.conns[i].Data, data) {
+		there = i >= 0
+		if !there || s.stored == s.version && wire.EqualJSON(s.conns[i].Data, data) {
 			return false
 		}
 		s.join(c.presenceConn(data))
 		return true
-	}, c.id, func(_ uint64, err *wire.Error) { done(err) })
+	}, c.id, func(_ uint64, err *wire.Error) {
+		switch {
+		case !there: // its join was refused a moment ago
+			err = wire.Errorf(wire.FailedPrecondition, "join the topic's presence first")
+		case err != nil && transient(err) && c.g.roster.stored(topic, user, c.id):
+			err = err.With("outcome", "unknown") // it is tried until it is stored
+		}
+		done(err)
+	})
 	return nil
 }
 

@@ -6,9 +6,6 @@ import "github.com/fairlead-io/fairlead/pkg/wire"
 func (c *connection) register() {
 	entry := wire.PresenceConn{Conn: c.id, Attributes: c.identity.Load().Attributes, Since: c.opened.UnixMilli()}
 	c.g.roster.change("", c.user(), func(s *section) bool {
-		if s.index(c.id) < 0 && len(s.conns) >= maxConns {
-			return false
-		}
 		s.join(entry)
 		return true
 	}, "", nil)

@@ -16,8 +16,11 @@ type room struct {
 	topic string
 	users map[string][]*heardSection // sections by user
 	shown map[string]shown           // what observers were told
-	// changed are users who may be other than shown.
+	// changed are users who may be other than shown, and next what they are now,
+	// where somebody asked since.
 	changed map[string]struct{}
+	next    *ahead
+	order   order
 	newest  uint64 // greatest revision that was seen
 	// floor is up to where it may be forgotten who was there and is not: a
 	// listing that is older could bring them back.
@@ -94,7 +97,13 @@ func (r *room) set(h *heardSection) {
 		sections[at] = h
 	}
 	r.count(h, 1)
-	r.changed[h.User] = struct{}{}
+	r.change(h.User)
+}
+
+// change takes that a user may be other than shown.
+func (r *room) change(user string) {
+	r.changed[user] = struct{}{}
+	r.next = nil
 }
 
 func (r *room) count(h *heardSection, n int) {
@@ -147,7 +156,7 @@ func (r *room) reconcile(listed []wire.PresenceStored, listings []listing) bool 
 				continue
 			}
 			r.count(h, -1)
-			r.changed[user] = struct{}{}
+			r.change(user)
 		}
 		clear(sections[len(kept):])
 		if len(kept) == 0 {
@@ -193,7 +202,7 @@ func (r *room) restart() {
 	r.users = map[string][]*heardSection{}
 	r.newest, r.floor, r.settled, r.listed, r.digest = 0, 0, 0, nil, wire.PresenceDigest{}
 	for user := range r.shown {
-		r.changed[user] = struct{}{}
+		r.change(user)
 	}
 }
 
@@ -227,12 +236,17 @@ func (r *room) diff() (joins, leaves []byte) {
 		case there && (!was || !wire.EqualJSON(before, now)):
 			joins = appendEntry(joins, user, now)
 			r.shown[user] = now
+			if !was {
+				r.order.note(user)
+			}
 		case !there && was:
 			leaves = appendEntry(leaves, user, before)
 			delete(r.shown, user)
+			r.order.note(user)
 		}
 	}
 	clear(r.changed)
+	r.next = nil
 	return joins, leaves
 }
 
@@ -269,44 +283,4 @@ func (r *room) sample(rev int64, most int) []byte {
 		inside = appendEntry(inside, user, m)
 	}
 	return wire.AppendPresenceCount(nil, r.topic, rev, len(r.shown), inside)
-}
-
-// page returns the members after a cursor in order, as the answer to op
-// `presence`: as they are now, be it a tick before observers are told.
-func (r *room) page(rev int64, cursor string, limit, bytes int) []byte {
-	count := len(r.shown)
-	users := make([]string, 0, count)
-	for user := range r.shown {
-		if _, changed := r.changed[user]; !changed && (user > cursor || cursor == "") {
-			users = append(users, user)
-		}
-	}
-	fresh := map[string]shown{}
-	for user := range r.changed {
-		if _, was := r.shown[user]; was {
-			count--
-		}
-		if m, there := r.member(user); there {
-			count++
-			fresh[user] = m
-			if user > cursor || cursor == "" {
-				users = append(users, user)
-			}
-		}
-	}
-	slices.Sort(users)
-	var inside []byte
-	next := ""
-	for i, user := range users {
-		if i == limit || len(inside) > bytes {
-			next = users[i-1]
-			break
-		}
-		m, changed := fresh[user]
-		if !changed {
-			m = r.shown[user]
-		}
-		inside = appendEntry(inside, user, m)
-	}
-	return wire.AppendPresenceList(nil, inside, count, rev, next)
 }

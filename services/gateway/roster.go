@@ -29,6 +29,8 @@ const (
 	putRetryMost = 2 * time.Second
 	// auditPart is how many sections one request of an audit lists.
 	auditPart = 400
+	// auditParts is the most requests of an audit: the service takes no more.
+	auditParts = 256
 )
 
 // roster is what the gateway says of its users: which of its connections are on
@@ -41,7 +43,8 @@ type roster struct {
 
 	mu       sync.Mutex
 	sections map[sectionKey]*section
-	queue    []*section // of topics: they go first
+	asked    []*section // that somebody waits for: they go first, and may be in queue too
+	queue    []*section // of topics
 	registry []*section // which connections a user has
 	version  uint64
 	puts     int           // requests under way
@@ -80,6 +83,7 @@ func (r *roster) change(topic, user string, fn func(*section) bool, conn string,
 	r.touch(s)
 	if done != nil {
 		s.waiting = append(s.waiting, waiter{s.version, time.Now(), conn, done})
+		r.hurry(s)
 	}
 	r.settle(s)
 	r.flush()
@@ -101,12 +105,7 @@ func (r *roster) touch(s *section) {
 	if s.queued || s.flying != 0 {
 		return
 	}
-	s.queued = true
-	if s.topic == "" {
-		r.registry = append(r.registry, s)
-	} else {
-		r.queue = append(r.queue, s)
-	}
+	r.requeue(s)
 }
 
 // nextVersion returns a version greater than every one before.
@@ -119,39 +118,16 @@ func (g *Service) nextVersion() uint64 {
 
 // flush sends what waits, as far as requests are free; mu is held.
 func (r *roster) flush() {
-	for !r.resting && r.puts < putsAtOnce && len(r.queue)+len(r.registry) > 0 {
+	for !r.resting && r.puts < putsAtOnce && len(r.asked)+len(r.queue)+len(r.registry) > 0 {
 		epoch := r.g.lease.current()
 		if epoch == 0 { // there is no lease to say it under
-			r.giveUp(time.Now())
+			for _, q := range [...]*[]*section{&r.asked, &r.queue, &r.registry} {
+				*q = slices.DeleteFunc(*q, func(s *section) bool { return s.dropped })
+			}
 			r.rest(putRetry)
 			return
 		}
-		var batch []*section
-		size := 0
-		for _, q := range [...]*[]*section{&r.queue, &r.registry} {
-			for len(*q) > 0 && len(batch) < putAtOnce {
-				s := (*q)[0]
-				if s.dropped {
-					(*q)[0] = nil
-					*q = (*q)[1:]
-					s.queued = false
-					continue
-				}
-				for _, c := range s.conns {
-					size += len(c.Data) + len(c.Info) + len(c.Conn) + 48
-				}
-				if size += len(s.topic) + len(s.user) + 128; size > putBytes && len(batch) > 0 {
-					break
-				}
-				(*q)[0] = nil
-				*q = (*q)[1:]
-				s.queued, s.flying = false, s.version
-				batch = append(batch, s)
-			}
-			if len(batch) > 0 {
-				break // the registry goes by itself: it has less hurry
-			}
-		}
+		batch := r.next()
 		if len(batch) == 0 {
 			break
 		}
@@ -159,7 +135,7 @@ func (r *roster) flush() {
 		for i, s := range batch {
 			req.Sections[i] = wire.PresenceSection{
 				Topic: s.topic, User: s.user, Gateway: r.g.id, Epoch: epoch, Version: s.version,
-				Conns: slices.Clone(s.conns), Left: s.left,
+				Conns: s.told(), Left: s.left,
 			}
 		}
 		r.puts++
@@ -171,15 +147,43 @@ func (r *roster) flush() {
 	r.tellIdle()
 }
 
-// giveUp tells who has waited for a lease for too long; mu is held.
+// next takes the sections of one request out of the queues; mu is held.
+func (r *roster) next() (batch []*section) {
+	size := 0
+	for _, q := range [...]*[]*section{&r.asked, &r.queue, &r.registry} {
+		if q == &r.registry && len(batch) > 0 {
+			break // it goes by itself: it has less hurry
+		}
+		for len(*q) > 0 && len(batch) < putAtOnce {
+			s := (*q)[0]
+			if s.queued && !s.dropped {
+				if size += s.size(); size > putBytes && len(batch) > 0 {
+					return batch
+				}
+				s.flying = s.version
+				batch = append(batch, s)
+			}
+			if q == &r.asked {
+				s.urgent = false
+			}
+			s.queued = false
+			(*q)[0] = nil
+			*q = (*q)[1:]
+		}
+	}
+	return batch
+}
+
+// giveUp tells who has waited for their section's turn for too long; mu is held.
 func (r *roster) giveUp(now time.Time) {
-	for _, s := range r.queue {
-		if len(s.waiting) == 0 || now.Sub(s.waiting[0].since) < joinWait {
+	for _, s := range r.asked {
+		if !s.queued || len(s.waiting) == 0 || now.Sub(s.waiting[0].since) < joinWait {
 			continue
 		}
-		for _, tell := range r.refused(s, s.version, unavailable("the gateway has no lease: JetStream is away")) {
+		for _, tell := range r.refused(s, s.version, unavailable("too much is to be stored, or JetStream is away")) {
 			r.g.mender.spawn(func(context.Context) { tell() }) // not under the lock
 		}
+		r.settle(s)
 	}
 }
 
@@ -226,13 +230,14 @@ func (r *roster) put(ctx context.Context, batch []*section, req wire.PresencePut
 			}
 			tell = append(tell, r.noted(s, sent, req.Sections[i].Conns, result.Revision)...)
 		} else {
-			s.maybe = s.maybe || refused.Details["outcome"] != "none"
+			s.maybe = s.maybe || transient(refused) && refused.Details["outcome"] != "none"
 			failed = failed || transient(refused)
 			tell = append(tell, r.refused(s, sent, refused)...)
 		}
 		r.settle(s)
 	}
 	r.puts--
+	r.giveUp(time.Now())
 	if failed {
 		r.pause = min(max(2*r.pause, putRetry), putRetryMost)
 		r.rest(r.pause)
@@ -345,6 +350,16 @@ func (r *roster) requeue(s *section) {
 	} else {
 		r.queue = append(r.queue, s)
 	}
+	r.hurry(s)
+}
+
+// hurry puts a section that waits for its turn before those that nobody waits
+// for; mu is held.
+func (r *roster) hurry(s *section) {
+	if s.queued && !s.urgent && len(s.waiting) > 0 {
+		s.urgent = true
+		r.asked = append(r.asked, s)
+	}
 }
 
 // rest holds everything back for a while; mu is held.
@@ -357,6 +372,7 @@ func (r *roster) rest(d time.Duration) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.resting = false
+		r.giveUp(time.Now())
 		r.flush()
 	})
 }
@@ -395,7 +411,7 @@ func (r *roster) wait(ctx context.Context) {
 
 // tellIdle tells who waits that nothing is left to be stored; mu is held.
 func (r *roster) tellIdle() {
-	if r.idle != nil && r.puts == 0 && len(r.queue)+len(r.registry) == 0 {
+	if r.idle != nil && r.puts == 0 && len(r.asked)+len(r.queue)+len(r.registry) == 0 {
 		close(r.idle)
 		r.idle = nil
 	}

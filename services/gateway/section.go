@@ -18,6 +18,7 @@ type section struct {
 	stored  uint64 // the newest that is known to be; 0: none
 	counted uint64 // the version that is in the roster's digest; 0: none
 	queued  bool   // waits for its turn
+	urgent  bool   // among those that somebody waits for
 	flying  uint64 // version that is on its way; 0: none
 	unheard bool   // something newer was stored, of which the gateway did not know
 	maybe   bool   // a version may be stored that is not known to be
@@ -39,14 +40,13 @@ func (s *section) index(conn string) int {
 }
 
 // join adds a connection, or gives one that is there new data. Those of the user
-// that were lost and have not returned are done with: this is the return.
+// that were lost stay until it is stored: only then is this their return.
 func (s *section) join(c wire.PresenceConn) {
 	if i := s.index(c.Conn); i >= 0 {
 		c.Order, c.Since = s.conns[i].Order, s.conns[i].Since
 		s.conns[i] = c
 		return
 	}
-	s.conns = slices.DeleteFunc(s.conns, func(o wire.PresenceConn) bool { return o.Away })
 	s.conns = append(s.conns, c)
 }
 
@@ -59,8 +59,14 @@ func (s *section) leave(conn string) bool {
 	}
 	order := s.conns[i].Order
 	s.left = max(s.left, order)
-	s.conns = slices.Delete(s.conns, i, i+1)
-	s.conns = slices.DeleteFunc(s.conns, func(o wire.PresenceConn) bool { return o.Away && o.Order <= order })
+	kept := s.conns[:0]
+	for j, o := range s.conns {
+		if j != i && !(o.Away && (j < i || o.Order != 0 && o.Order <= order)) {
+			kept = append(kept, o)
+		}
+	}
+	clear(s.conns[len(kept):])
+	s.conns = kept
 	return true
 }
 
@@ -85,12 +91,19 @@ func (s *section) expire(conn string) bool {
 }
 
 // ordered notes the revision by which connections without an order were stored;
-// conns are those that were.
+// conns are those that were. Older ones that were lost are done with: the user is
+// back. What is stored may have them for as long as it has the newer one, which
+// speaks for the user.
 func (s *section) ordered(conns []wire.PresenceConn, revision uint64) {
+	back := false
 	for _, c := range conns {
 		if i := s.index(c.Conn); i >= 0 && s.conns[i].Order == 0 && c.Order == 0 {
 			s.conns[i].Order = revision
+			back = true
 		}
+	}
+	if back {
+		s.conns = slices.DeleteFunc(s.conns, func(o wire.PresenceConn) bool { return o.Away && o.Order != 0 && o.Order < revision })
 	}
 }
 

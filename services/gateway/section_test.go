@@ -47,8 +47,9 @@ func TestSectionOfAUser(t *testing.T) {
 	s.lose("a")
 	expectConns(t, s, "lost", "(a)")
 	s.join(conn("b"))
+	expectConns(t, s, "on its way back", "(a)", "b")
+	s.ordered(slices.Clone(s.conns), 20)
 	expectConns(t, s, "back on another connection", "b")
-	s.ordered(s.conns, 20)
 	s.join(conn("c"))
 	s.ordered(s.conns, 30)
 	s.lose("b")
@@ -94,6 +95,42 @@ func TestSectionUndo(t *testing.T) {
 	if s.undo("a") {
 		t.Error("a change that was refused took out the connection")
 	}
+}
+
+// A return that is refused is none: who was lost counts until the delay is over.
+func TestARefusedReturn(t *testing.T) {
+	s := &section{}
+	s.join(wire.PresenceConn{Conn: "a"})
+	s.ordered(slices.Clone(s.conns), 10)
+	s.lose("a")
+	s.join(wire.PresenceConn{Conn: "b"})
+	s.undo("b")
+	expectConns(t, s, "the return was refused", "(a)")
+	s.join(wire.PresenceConn{Conn: "b"})
+	s.lose("b")
+	sent := slices.Clone(s.conns)
+	s.join(wire.PresenceConn{Conn: "c"})
+	s.ordered(sent, 20)
+	expectConns(t, s, "stored when it was lost again", "(b)", "c")
+	s.undo("c")
+	if !s.expire("b") {
+		t.Error("the delay is over")
+	}
+	expectConns(t, s, "the delay is over")
+}
+
+// Who returns and leaves at once, before the return is stored, has left; one that
+// came later and was lost has not.
+func TestLeavingBeforeTheReturnIsStored(t *testing.T) {
+	s := &section{}
+	s.join(wire.PresenceConn{Conn: "a"})
+	s.ordered(slices.Clone(s.conns), 10)
+	s.lose("a")
+	s.join(wire.PresenceConn{Conn: "b"})
+	s.join(wire.PresenceConn{Conn: "c"})
+	s.lose("c")
+	s.leave("b")
+	expectConns(t, s, "the return has left", "(c)")
 }
 
 // Random events against a list of who is there: a live connection is never lost

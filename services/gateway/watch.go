@@ -21,7 +21,7 @@ const (
 	// statePage bounds a frame of a state.
 	statePage = 256 << 10
 	// heldDiffs is how many diffs may wait for a connection that is still being
-	// sent the state; above it the state is sent anew.
+	// sent the state; above it another state follows instead.
 	heldDiffs = 64
 )
 
@@ -52,10 +52,23 @@ type watchedRoom struct {
 
 // watcher is one connection that observes a room.
 type watcher struct {
-	waits   bool     // for its own join to be stored
+	by      uint64   // the newest attempt that wants it
+	waits   uint64   // for the join of an attempt to be answered; 0: for none
 	stated  bool     // it has been sent the whole state
 	pages   [][]byte // that it is still to be sent
 	pending [][]byte // diffs behind them
+	again   bool     // another state follows the pages, in place of diffs
+}
+
+// anew has a whole state sent: behind the one under way, if there is one, which
+// a slow link would else never have.
+func (o *watcher) anew() {
+	if len(o.pages) > 0 {
+		o.again = true
+	} else {
+		o.stated = false
+	}
+	o.pending = nil
 }
 
 // rooms holds the rooms with observers, by topic.
@@ -75,9 +88,9 @@ func newRooms(g *Service) *rooms {
 	return &rooms{g: g, topics: map[string]*watchedRoom{}, loads: make(chan struct{}, loadsAtOnce), wake: make(chan struct{}, 1)}
 }
 
-// watch makes a connection an observer of a topic. waits keeps it from hearing
-// anything before release.
-func (rs *rooms) watch(c *connection, topic string, waits bool) *wire.Error {
+// watch makes a connection an observer of a topic, by an attempt of its own.
+// waits keeps a new one from hearing anything before the attempt's release.
+func (rs *rooms) watch(c *connection, topic string, attempt uint64, waits bool) *wire.Error {
 	subject, err := rs.g.cfg.Namespace.PresenceTopic(topic)
 	if err != nil {
 		return wire.AsError(err)
@@ -94,8 +107,17 @@ func (rs *rooms) watch(c *connection, topic string, waits bool) *wire.Error {
 		rs.topics[topic] = w
 	}
 	w.mu.Lock()
-	if w.watchers[c] == nil {
-		w.watchers[c] = &watcher{waits: waits}
+	o := w.watchers[c]
+	if o == nil {
+		o = &watcher{}
+		w.watchers[c] = o
+		if waits {
+			o.waits = attempt
+		}
+	}
+	o.by = attempt
+	if waits && o.waits != 0 {
+		o.waits = attempt
 	}
 	w.mu.Unlock()
 	rs.mu.Unlock()
@@ -106,22 +128,24 @@ func (rs *rooms) watch(c *connection, topic string, waits bool) *wire.Error {
 	return nil
 }
 
-// release lets an observer hear what there is: its own join is stored.
-func (rs *rooms) release(c *connection, topic string) {
+// release lets an observer hear what there is: its own join is answered. That of
+// an older attempt releases nobody; 0 stands for any.
+func (rs *rooms) release(c *connection, topic string, attempt uint64) {
 	w := rs.of(topic)
 	if w == nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if o := w.watchers[c]; o != nil && o.waits {
-		o.waits = false
+	if o := w.watchers[c]; o != nil && o.waits != 0 && (attempt == 0 || o.waits == attempt) {
+		o.waits = 0
 		rs.say(w)
 	}
 }
 
 // unwatch ends the observing of a connection; no presence of the topic follows.
-func (rs *rooms) unwatch(c *connection, topic string) {
+// An attempt ends none that a newer one wants; 0 ends any.
+func (rs *rooms) unwatch(c *connection, topic string, attempt uint64) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	w := rs.topics[topic]
@@ -130,7 +154,7 @@ func (rs *rooms) unwatch(c *connection, topic string) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.watchers[c] == nil {
+	if o := w.watchers[c]; o == nil || attempt != 0 && o.by != attempt {
 		return
 	}
 	delete(w.watchers, c)
@@ -263,12 +287,12 @@ func (rs *rooms) speak(w *watchedRoom, now time.Time) {
 		rs.count(w, now)
 	case was: // what they were told was a sample
 		for _, o := range w.watchers {
-			o.stated, o.pages, o.pending = false, nil, nil
+			o.anew()
 		}
 		w.unsaid = false
-	case changed && len(joins)+len(leaves) > statePage:
-		for _, o := range w.watchers { // what is owed is paced, and a diff can't be
-			o.stated, o.pages, o.pending = false, nil, nil
+	case changed && len(joins)+len(leaves) > rs.pageBytes():
+		for _, o := range w.watchers { // a diff can't be sent in parts
+			o.anew()
 		}
 	case changed:
 		w.unsaid = false
@@ -290,10 +314,10 @@ func (rs *rooms) speak(w *watchedRoom, now time.Time) {
 // have.
 func (rs *rooms) tell(c *connection, o *watcher, frame []byte) {
 	switch {
-	case !o.stated && o.pages == nil: // the state will have it
-	case len(o.pages) > 0 && len(o.pending) >= heldDiffs:
-		o.stated, o.pages, o.pending = false, nil, nil // the whole state again
-	case len(o.pages) > 0:
+	case !o.stated && o.pages == nil, o.again: // the state will have it
+	case len(o.pending) >= heldDiffs:
+		o.anew()
+	case len(o.pages)+len(o.pending) > 0:
 		o.pending = append(o.pending, frame)
 	default:
 		rs.g.metrics.presenceFrames.Add(1)
@@ -314,33 +338,39 @@ func (rs *rooms) count(w *watchedRoom, now time.Time) {
 	}
 }
 
-// catchUp sends an observer what is still owed of the state, as far as the
-// connection takes it, and reports whether more is.
+// pageBytes bounds a frame of a state.
+func (rs *rooms) pageBytes() int { return min(statePage, rs.g.cfg.Limits.OutboundBytes/4) }
+
+// catchUp sends an observer what is still owed of the state and of the diffs
+// behind it, as far as the connection takes it, and reports whether more is.
 func (rs *rooms) catchUp(w *watchedRoom, c *connection, o *watcher, now time.Time) (owed bool) {
-	switch {
-	case o.waits:
+	if o.waits != 0 {
 		return false
-	case !o.stated && o.pages == nil:
+	}
+	if !o.stated && o.pages == nil {
 		// Observers of a large room hear a sample a second: a state may be as old.
 		if w.pages == nil || w.pagesRev != w.rev && (!w.large || now.Sub(w.pagesAt) >= sampleEvery) {
-			w.pages, w.pagesRev, w.pagesAt = w.room.state(w.rev, min(statePage, rs.g.cfg.Limits.OutboundBytes/4)), w.rev, now
+			w.pages, w.pagesRev, w.pagesAt = w.room.state(w.rev, rs.pageBytes()), w.rev, now
 		}
 		o.pages = w.pages
 		w.unsaid = w.unsaid || w.large && w.pagesRev != w.rev // what it lacks follows with the next count
 	}
 	most := rs.g.cfg.Limits.OutboundBytes / 4
-	for len(o.pages) > 0 && c.out.Queued() <= most {
-		rs.g.metrics.presenceFrames.Add(1)
-		c.out.Send(o.pages[0])
-		o.pages = o.pages[1:]
+	for _, frames := range [...]*[][]byte{&o.pages, &o.pending} {
+		for len(*frames) > 0 {
+			if c.out.Queued() > most {
+				return true
+			}
+			rs.g.metrics.presenceFrames.Add(1)
+			c.out.Send((*frames)[0])
+			*frames = (*frames)[1:]
+		}
+		*frames = nil
+		o.stated = true
 	}
-	if len(o.pages) > 0 {
+	if o.again {
+		o.again, o.stated = false, false
 		return true
 	}
-	o.stated, o.pages = true, nil
-	for _, frame := range o.pending {
-		c.out.Send(frame)
-	}
-	o.pending = nil
 	return false
 }

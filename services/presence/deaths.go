@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -23,9 +24,38 @@ type suspicion struct {
 	vouched  time.Time // when it last answered although its lease was gone
 	epoch    uint64    // of its live lease; 0: it has none
 	fresh    time.Time // when that epoch was first seen
-	differs  int       // renewals in a row whose digest is not that of the view
 	renewal  uint64    // the last that was compared
+	differs  difference
+	unequal  time.Time // since when every renewal differed; zero: the last did not
 	reviewed time.Time // when it was last asked to compare
+
+	resting burial    // what was there when nothing of it was due
+	until   time.Time // when something is
+}
+
+// difference is what a view has more than its gateway says, of topics and of the
+// registry.
+type difference struct{ topics, registry wire.PresenceDigest }
+
+func differenceOf(topics, registry wire.PresenceDigest, held *lease) difference {
+	less := func(a, b wire.PresenceDigest) wire.PresenceDigest {
+		return wire.PresenceDigest{Count: a.Count - b.Count, Sum: a.Sum - b.Sum}
+	}
+	return difference{less(topics, held.Presence), less(registry, held.Registry)}
+}
+
+// burial is what tells when something of a gateway that is gone is due.
+type burial struct {
+	topics, registry standing
+	rules            *rules.Set
+	epoch            uint64
+	from             time.Time
+}
+
+// standing tells whether a gateway has said anything since.
+type standing struct {
+	held    *holding
+	arrived uint64
 }
 
 // finding says what a sweep may do with a gateway's sections.
@@ -125,10 +155,12 @@ func (d *deaths) dead(id string, epoch uint64, now time.Time) bool {
 	return s.dead && epoch <= s.died || s.epoch > epoch && now.Sub(s.fresh) > strangerGrace
 }
 
-// compare notes a renewal's digest, and reports whether the gateway is to
-// compare what it has with what is stored: two renewals in a row have said that
-// they differ, and it was not asked a moment ago.
-func (d *deaths) compare(id string, renewal uint64, same bool, now time.Time, every time.Duration) bool {
+// compare notes by what a renewal's digests differ from the view's, and reports
+// whether the gateway is to compare what it has with what is stored: two renewals
+// in a row have differed by the same, and it was not asked a moment ago. What is
+// on its way differs from renewal to renewal; a gateway of which there is always
+// something on its way compares now and then.
+func (d *deaths) compare(id string, renewal uint64, by difference, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.of(id, now)
@@ -136,16 +168,36 @@ func (d *deaths) compare(id string, renewal uint64, same bool, now time.Time, ev
 		return false
 	}
 	s.renewal = renewal
-	if same {
-		s.differs = 0
+	again := by == s.differs
+	if s.differs = by; by == (difference{}) {
+		s.unequal = time.Time{}
 		return false
 	}
-	s.differs++
-	if s.differs < 2 || now.Sub(s.reviewed) < every {
+	if s.unequal.IsZero() {
+		s.unequal = now
+	}
+	if now.Sub(s.reviewed) < auditEvery || !again && now.Sub(s.unequal) < auditBusyEvery {
 		return false
 	}
-	s.reviewed = now
+	s.reviewed, s.unequal = now, now
 	return true
+}
+
+// rest notes that nothing of what there is of a gateway is due before a time.
+func (d *deaths) rest(id string, b burial, until time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s := d.byID[id]; s != nil {
+		s.resting, s.until = b, until
+	}
+}
+
+// rests reports whether there is still nothing due.
+func (d *deaths) rests(id string, b burial, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.byID[id]
+	return s != nil && s.resting == b && now.Before(s.until)
 }
 
 // keep forgets every gateway of which nothing is left.

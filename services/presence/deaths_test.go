@@ -145,28 +145,36 @@ func TestDeathsModel(t *testing.T) {
 	})
 }
 
-// A renewal that differs once may be on its way; one that goes on differing has
-// the gateway compare, and not all the time.
+// lacks is the difference of a view that lacks a section of this hash.
+func lacks(hash uint64) (by difference) {
+	by.topics.Remove(hash)
+	return by
+}
+
+// What differs at a renewal may be on its way; what differs by the same at the
+// next one has the gateway compare, and not all the time.
 func TestCompareTwice(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
 	var d deaths
 	for i, c := range []struct {
 		renewal uint64
-		same    bool
+		by      difference
 		want    bool
 	}{
-		{1, false, false},
-		{1, false, false}, // seen already
-		{2, true, false},
-		{3, false, false},
-		{4, false, true},
-		{5, false, false}, // it was asked a moment ago
+		{1, lacks(7), false},
+		{1, lacks(7), false}, // seen already
+		{2, difference{}, false},
+		{3, lacks(7), false},
+		{4, lacks(8), false},
+		{5, lacks(9), false},
+		{6, lacks(9), true},
+		{7, lacks(9), false}, // it was asked a moment ago
 	} {
-		if got := d.compare("g", c.renewal, c.same, now, auditEvery); got != c.want {
+		if got := d.compare("g", c.renewal, c.by, now); got != c.want {
 			t.Errorf("%d: got %v", i, got)
 		}
 	}
-	if !d.compare("g", 6, false, now.Add(auditEvery), auditEvery) {
+	if !d.compare("g", 8, lacks(9), now.Add(auditEvery)) {
 		t.Error("it still differs, and nobody asks")
 	}
 	d.keep(map[string]struct{}{"other": {}})

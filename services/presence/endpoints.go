@@ -15,6 +15,8 @@ const (
 	pageBytes  = 256 << 10
 	maxDigests = 1024
 	maxUsers   = 1000
+	// maxFindings bounds what one answer to an audit names.
+	maxFindings = 1000
 )
 
 // endpoints are what the service answers.
@@ -112,14 +114,14 @@ func (s *Service) Sections(ctx context.Context, req wire.PresenceListRequest) (w
 		size := 0
 		for i, user := range users {
 			for _, p := range r.users[user] {
-				page.Sections = append(page.Sections, wire.PresenceStored{PresenceSection: p.PresenceSection, Revision: p.revision})
-				for _, c := range p.Conns {
-					size += len(c.Info) + len(c.Data) + len(c.Conn) + 64
-				}
+				size += sectionSize(&p.PresenceSection)
 			}
-			if size > pageBytes && i+1 < len(users) {
-				next = user
+			if size > pageBytes && i > 0 {
+				next = users[i-1]
 				break
+			}
+			for _, p := range r.users[user] {
+				page.Sections = append(page.Sections, wire.PresenceStored{PresenceSection: p.PresenceSection, Revision: p.revision})
 			}
 		}
 		page.Cursor = next
@@ -158,12 +160,15 @@ func (s *Service) Count(ctx context.Context, req wire.PresenceTopic) (wire.Prese
 	return reply, err
 }
 
-// Audit compares a part of what a gateway has with what is stored of it.
+// Audit compares a part of what a gateway has with what is stored of it. What is
+// above maxFindings is found when it asks again.
 func (s *Service) Audit(ctx context.Context, req wire.PresenceAudit) (wire.PresenceAudited, error) {
 	switch {
 	case req.Gateway == "":
 		return wire.PresenceAudited{}, wire.InvalidField("gateway", "is required")
-	case req.Parts < 1 || req.Part < 0 || req.Part >= req.Parts:
+	case req.Parts < 1 || hashRanges%req.Parts != 0:
+		return wire.PresenceAudited{}, wire.InvalidField("parts", fmt.Sprintf("a power of two, at most %d", hashRanges))
+	case req.Part < 0 || req.Part >= req.Parts:
 		return wire.PresenceAudited{}, wire.InvalidField("part", "below parts")
 	}
 	in := s.topics
@@ -179,6 +184,9 @@ func (s *Service) Audit(ctx context.Context, req wire.PresenceAudit) (wire.Prese
 			if have != nil {
 				listed[have] = struct{}{}
 			}
+			if len(reply.Missing) == maxFindings {
+				continue
+			}
 			switch missing := (wire.PresenceSection{Topic: p.Topic, User: p.User}); {
 			case have == nil:
 				reply.Missing = append(reply.Missing, missing)
@@ -191,13 +199,14 @@ func (s *Service) Audit(ctx context.Context, req wire.PresenceAudit) (wire.Prese
 		if h == nil {
 			return
 		}
-		for p := range h.sections {
+		for p := range h.part(req.Part, req.Parts) {
 			if _, ok := listed[p]; ok || !p.there() {
 				continue
 			}
-			if wire.SectionHash(p.Topic, p.User, "", 0)%uint64(req.Parts) == uint64(req.Part) {
-				reply.Ghosts = append(reply.Ghosts, wire.PresenceSection{Topic: p.Topic, User: p.User, Version: p.Version})
+			if len(reply.Missing)+len(reply.Ghosts) >= maxFindings {
+				break
 			}
+			reply.Ghosts = append(reply.Ghosts, wire.PresenceSection{Topic: p.Topic, User: p.User, Version: p.Version})
 		}
 	})
 	return reply, err

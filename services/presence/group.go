@@ -2,6 +2,7 @@ package presence
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -13,7 +14,8 @@ import (
 )
 
 const (
-	// maxGroupMembers and maxGroupBytes bound a group, which is one entry.
+	// maxGroupMembers and maxGroupBytes bound a group, which is one entry; where
+	// NATS takes less than that, less.
 	maxGroupMembers = 1000
 	maxGroupBytes   = 256 << 10
 	// leftFor is how long a group remembers who left, for joins that come late,
@@ -61,6 +63,7 @@ type groupEvent struct {
 type groupState struct {
 	entry   wire.GroupEntry // the maps are the state's own
 	size    int             // of the entry in the bucket, about
+	most    int             // bytes that it may have
 	changed bool
 	events  []groupEvent
 	now     time.Time
@@ -70,7 +73,7 @@ type groupState struct {
 // newGroupState begins with a copy of an entry of so many bytes; dead says
 // whose seats are free.
 func newGroupState(entry *wire.GroupEntry, size int, now time.Time, dead func(string, uint64) bool) *groupState {
-	st := &groupState{entry: *entry, size: size, now: now, dead: dead}
+	st := &groupState{entry: *entry, size: size, most: maxGroupBytes, now: now, dead: dead}
 	st.entry.Members = maps.Clone(entry.Members)
 	st.entry.Left = maps.Clone(entry.Left)
 	if st.entry.Members == nil {
@@ -305,14 +308,15 @@ func (st *groupState) has(conn string) bool {
 
 // fits refuses what would make the entry too large.
 func (st *groupState) fits(more int) error {
-	if more <= 0 || st.size+more <= maxGroupBytes {
+	if more <= 0 || st.size+more <= st.most {
 		return nil
 	}
 	full := &wire.Error{Code: wire.ResourceExhausted, Message: "the group's members and meta are too large together", RetryAfter: fullBackoff}
-	return full.With("limit", maxGroupBytes)
+	return full.With("limit", st.most)
 }
 
-// prune forgets who left long ago, and the first of too many.
+// prune forgets who left long ago, and the first of too many: of more than are
+// counted, or than there is room for.
 func (st *groupState) prune() {
 	left := st.entry.Left
 	for conn, l := range left {
@@ -320,11 +324,15 @@ func (st *groupState) prune() {
 			st.forgetLeft(conn)
 		}
 	}
-	if over := len(left) - maxLeft; over > 0 {
-		byAge := slices.SortedFunc(maps.Keys(left), func(a, b string) int { return int(left[a].At - left[b].At) })
-		for _, conn := range byAge[:over] {
-			st.forgetLeft(conn)
+	if len(left) <= maxLeft && st.size <= st.most {
+		return
+	}
+	byAge := slices.SortedFunc(maps.Keys(left), func(a, b string) int { return cmp.Compare(left[a].At, left[b].At) })
+	for _, conn := range byAge {
+		if len(left) <= maxLeft && st.size <= st.most {
+			return
 		}
+		st.forgetLeft(conn)
 	}
 }
 
@@ -364,11 +372,12 @@ func seatSize(conn string, seat wire.GroupSeat) int { return memberSize(conn, se
 func leftSize(conn string, left wire.GroupLeft) int { return memberSize(conn, left) }
 
 func memberSize(conn string, v any) int {
+	key, _ := plainJSON(conn) // which may have escapes; a string never fails
 	b, err := plainJSON(v)
 	if err != nil {
 		return maxGroupBytes // of data that is no JSON: it never fits
 	}
-	return len(conn) + len(`"":,`) + len(b)
+	return len(key) + len(`:,`) + len(b)
 }
 
 // plainJSON is json.Marshal without escapes for HTML: what members say of

@@ -270,3 +270,44 @@ func TestGroupTTL(t *testing.T) {
 		}
 	}
 }
+
+// TestGroupFitsWhatNATSTakes fills a group below the usual bound, with what is
+// longer in JSON than in memory, and has more leave than there is room to note.
+func TestGroupFitsWhatNATSTakes(t *testing.T) {
+	const most = 16 << 10
+	rule := groupRule(0)
+	st := newGroup(t, nil)
+	st.most = most
+	name := func(i int) string { return fmt.Sprint(strings.Repeat(`"\`, 20), i) }
+	n := 0
+	for ; ; n++ {
+		req := joinOf(name(n), 1)
+		req.Data = json.RawMessage(`"` + strings.Repeat("<", 100) + `"`)
+		if err := st.apply(groupTask{groupJoin, req, rule}); err != nil {
+			if e := wire.AsError(err); e.Code != wire.ResourceExhausted || e.Details["limit"] != most {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	const frame = len(`{"group":"g","members":{},"left":{}}`) // which isn't counted
+	value, _, err := st.encode()
+	if err != nil || len(value) > most+frame || len(value) < most-500 {
+		t.Errorf("%d members: got %d bytes, %v; want about %d", n, len(value), err, most)
+	}
+	if strings.Contains(string(value), `\u003c`) {
+		t.Error("what members say of themselves is escaped for HTML")
+	}
+	for i := range maxLeft {
+		st.now = groupNow.Add(time.Duration(i) * time.Millisecond)
+		st.leave(joinOf(name(n+i), 1))
+	}
+	value, _, err = st.encode()
+	if _, newest := st.entry.Left[name(n+maxLeft-1)]; err != nil || len(value) > most+frame || len(st.entry.Members) != n || !newest && len(st.entry.Left) > 0 {
+		t.Errorf("got %d bytes, %d members and %d that left, %v", len(value), len(st.entry.Members), len(st.entry.Left), err)
+	}
+	st.leave(joinOf(name(0), 2)) // which frees more than its note takes
+	if _, _, err = st.encode(); err != nil || st.entry.Left[name(0)].Version != 2 || len(st.entry.Left) > 5 {
+		t.Errorf("got %d that left, %v; want the last of them noted, and few more", len(st.entry.Left), err)
+	}
+}

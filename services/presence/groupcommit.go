@@ -156,6 +156,7 @@ func (g *groups) commit(group string, batch []*groupChange) {
 			base, sure, tried = k, true, nil
 		}
 		st := newGroupState(&base.entry, base.size, g.s.now(), g.dead())
+		st.most = g.mostBytes()
 		for _, c := range batch {
 			c.err = st.apply(c.task)
 		}
@@ -194,6 +195,13 @@ func (g *groups) commit(group string, batch []*groupChange) {
 		}
 		base = nil
 	}
+}
+
+// mostBytes is what a group's entry may have: some room is left for the headers
+// that a write has beside it.
+func (g *groups) mostBytes() int {
+	payload := int(g.s.requests.MaxPayload())
+	return min(maxGroupBytes, payload-payload/8)
 }
 
 // untilLast returns a context for the work on changes: it ends when the last of

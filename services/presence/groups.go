@@ -2,7 +2,6 @@ package presence
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -178,7 +177,7 @@ func (g *groups) announce(group string, k *knownGroup, events []groupEvent) {
 		case "full":
 			g.metrics.refusals.Add(1)
 		}
-		body, err := json.Marshal(groupHint{
+		body, err := plainJSON(groupHint{
 			At: g.s.now().UnixMilli(), Group: group, Gateway: e.seat.Gateway, Conn: e.conn, User: e.seat.User,
 			Role: e.seat.Role, Count: len(k.entry.Members),
 		})

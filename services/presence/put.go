@@ -28,6 +28,9 @@ const (
 	writeTries = 8
 	// writesAtOnce bounds the writes under way of one request.
 	writesAtOnce = 128
+	// maxSectionBytes is the most that the connections of one section take: a
+	// page of sections has to fit into a message.
+	maxSectionBytes = 256 << 10
 )
 
 // Put stores sections, each unless a newer version of it is there.
@@ -153,7 +156,22 @@ func checkSection(p *wire.PresenceSection) error {
 			return wire.InvalidField(at+"data", fmt.Sprintf("at most %d bytes", wire.MaxMemberData))
 		}
 	}
+	if sectionSize(p) > maxSectionBytes {
+		return wire.Errorf(wire.ResourceExhausted, "the user's connections say too much of themselves").With("limit", maxSectionBytes)
+	}
 	return nil
+}
+
+// sectionSize is about how many bytes the connections of a section take.
+func sectionSize(p *wire.PresenceSection) (n int) {
+	for i := range p.Conns {
+		c := &p.Conns[i]
+		n += len(c.Info) + len(c.Data) + len(c.Conn) + 64
+		for name, value := range c.Attributes {
+			n += len(name) + len(value) + 6
+		}
+	}
+	return n
 }
 
 // of returns where a section belongs.
@@ -181,7 +199,7 @@ func (s *Service) put(ctx context.Context, p *wire.PresenceSection) result {
 	if err != nil {
 		return result{err: err}
 	}
-	value, err := json.Marshal(p)
+	value, err := plainJSON(p)
 	if err != nil {
 		return result{err: fmt.Errorf("encode a section: %w", err)}
 	}

@@ -170,8 +170,8 @@ func (s *Service) seatSome(ctx context.Context, topic string, all []wire.Presenc
 			fail(err)
 			return
 		}
-		last, err := in.store.PutAll(ctx, writes)
-		if err == nil {
+		last, failed := in.store.PutAll(ctx, writes)
+		if failed == nil {
 			s.metrics.refusals.Add(int64(refused))
 			first := last - uint64(len(writes)) + 1
 			in.note(kv.Entry{Key: key, Value: writes[0].Value, Revision: first})
@@ -182,8 +182,8 @@ func (s *Service) seatSome(ctx context.Context, topic string, all []wire.Presenc
 			}
 			return
 		}
-		if !errors.Is(err, kv.ErrConflict) {
-			fail(unavailable(err))
+		if !errors.Is(failed, kv.ErrConflict) {
+			fail(unavailable(failed))
 			return
 		}
 		s.metrics.conflicts.Add(1)
@@ -225,11 +225,11 @@ func (s *Service) unseat(ctx context.Context, in *sections, key string, p *store
 	}
 	defer leave()
 	seats, err := in.seatEntry(p.Topic)
+	if err != nil {
+		return 0, err
+	}
 	for range writeTries {
 		var t seating
-		if err != nil {
-			return 0, err
-		}
 		if seats.Deleted || json.Unmarshal(seats.Value, &t) != nil {
 			return in.store.Put(ctx, gone)
 		}
@@ -238,7 +238,8 @@ func (s *Service) unseat(ctx context.Context, in *sections, key string, p *store
 		if err != nil {
 			return 0, err
 		}
-		if revision, err = in.store.PutAll(ctx, []kv.Write{w, gone}); err == nil {
+		revision, err := in.store.PutAll(ctx, []kv.Write{w, gone})
+		if err == nil {
 			in.note(kv.Entry{Key: w.Key, Value: w.Value, Revision: revision - 1})
 			return revision, nil
 		}
@@ -259,7 +260,7 @@ func (s *Service) unseat(ctx context.Context, in *sections, key string, p *store
 // write is what stores the seats of a topic. Where nobody has one they need not
 // be remembered for long.
 func (t *seating) write(topic string, expect uint64) (kv.Write, error) {
-	value, err := json.Marshal(t)
+	value, err := plainJSON(t)
 	if err != nil {
 		return kv.Write{}, fmt.Errorf("encode seats: %w", err)
 	}
@@ -350,7 +351,7 @@ func (s *Service) plan(topic string, seats kv.Entry, all []wire.PresenceSection,
 		key, err := s.cfg.Namespace.PresenceKey(topic, p.User, p.Gateway)
 		if err == nil {
 			var value []byte
-			if value, err = json.Marshal(p); err == nil {
+			if value, err = plainJSON(p); err == nil {
 				writes = append(writes, write(key, value, p, haves[i], s.now()))
 				placed = append(placed, i)
 				continue

@@ -230,5 +230,12 @@ func unavailable(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return wire.Errorf(wire.Cancelled, "cancelled")
 	}
+	if large := (*kv.TooLargeError)(nil); errors.As(err, &large) {
+		final := wire.Errorf(wire.ResourceExhausted, "what would have to be stored is %s", large.Error()).With("outcome", "none")
+		if large.Limit > 0 {
+			final = final.With("limit", large.Limit)
+		}
+		return final
+	}
 	return wire.Errorf(wire.Unavailable, "JetStream is away: try again").With("outcome", "unknown")
 }

@@ -3,6 +3,7 @@ package presence
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,12 @@ const (
 	askTries = 2
 	// auditEvery is the least time between two audits of a gateway.
 	auditEvery = 10 * time.Second
+	// auditBusyEvery is how often a gateway whose digests always differ by
+	// something else is audited.
+	auditBusyEvery = 5 * time.Minute
+	// takeOutFor is how long a sweep takes out sections of one gateway; it begins
+	// to for half of that.
+	takeOutFor = 2 * time.Second
 	// sweepsAtOnce bounds the sections taken out at the same time.
 	sweepsAtOnce = 128
 )
@@ -128,51 +135,67 @@ func (s *Service) answers(ctx context.Context, id string) bool {
 // bury takes out what a gateway that is gone said up to an epoch, as far as it is
 // due. The replica that looks after it goes first.
 func (s *Service) bury(ctx context.Context, id string, epoch uint64, renewed, now time.Time) {
-	patience := stepIn
-	if s.leases.mine(id) {
-		patience = 0
+	from := renewed
+	if !s.leases.mine(id) {
+		from = from.Add(stepIn)
 	}
 	set := s.deps.Rules.Current()
-	for _, in := range [...]*sections{s.topics, s.registry} {
-		s.takeOut(ctx, in, id, func(p *wire.PresenceSection) bool {
-			if p.Epoch > epoch {
-				s.deaths.returned(id)
-				return false
+	b := burial{s.topics.standing(id), s.registry.standing(id), set, epoch, from}
+	if s.deaths.rests(id, b, now) {
+		return
+	}
+	said, next := false, time.Time{} // of what is not due yet the first
+	delays := map[string]time.Duration{}
+	isDue := func(p *wire.PresenceSection) bool {
+		if p.Epoch > epoch {
+			said = true
+			return false
+		}
+		delay, known := delays[p.Topic]
+		if !known && p.Topic != "" {
+			if rule := set.Topic(p.Topic); rule != nil && rule.Presence != nil {
+				delay = rule.Presence.LeaveDelay
 			}
-			delay := time.Duration(0)
-			if p.Topic != "" {
-				if rule := set.Topic(p.Topic); rule != nil && rule.Presence != nil {
-					delay = rule.Presence.LeaveDelay
-				}
-			}
-			return !now.Before(due(p, renewed, delay).Add(patience))
-		})
+			delays[p.Topic] = delay
+		}
+		at := due(p, from, delay)
+		if !now.Before(at) {
+			return true
+		}
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+		return false
+	}
+	found := s.takeOut(ctx, s.topics, id, isDue) + s.takeOut(ctx, s.registry, id, isDue)
+	switch {
+	case said:
+		s.deaths.returned(id)
+	case found == 0 && !next.IsZero():
+		s.deaths.rest(id, b, next)
 	}
 }
 
 // buryStrangers takes out what a living gateway said in an earlier epoch and has
 // not said again.
 func (s *Service) buryStrangers(ctx context.Context, id string, held lease, now time.Time) {
+	over := func(epoch uint64) bool { return epoch < held.epoch && s.deaths.dead(id, epoch, now) }
 	for _, in := range [...]*sections{s.topics, s.registry} {
-		s.takeOut(ctx, in, id, func(p *wire.PresenceSection) bool {
-			return p.Epoch < held.epoch && len(p.Conns) > 0 && s.deaths.dead(id, p.Epoch, now)
-		})
+		if in.holds(id, over) {
+			s.takeOut(ctx, in, id, func(p *wire.PresenceSection) bool { return len(p.Conns) > 0 && over(p.Epoch) })
+		}
 	}
 }
 
 // takeOut deletes the sections of a gateway that which says yes to, each only if
-// it is still as it was seen.
-func (s *Service) takeOut(ctx context.Context, in *sections, id string, which func(*wire.PresenceSection) bool) {
-	var victims []*stored
-	in.mu.Lock()
-	if h := in.view.gateways[id]; h != nil {
-		for p := range h.sections {
-			if which(&p.PresenceSection) {
-				victims = append(victims, p)
-			}
-		}
-	}
-	in.mu.Unlock()
+// it is still as it was seen, and returns how many it found. What takes longer
+// than a moment is left to the next sweep: there are other gateways to look at.
+func (s *Service) takeOut(ctx context.Context, in *sections, id string, which func(*wire.PresenceSection) bool) (found int) {
+	victims := slices.DeleteFunc(in.held(id), func(p *stored) bool { return !which(&p.PresenceSection) })
+	writing, cancel := context.WithTimeout(ctx, takeOutFor)
+	defer cancel()
+	over := time.NewTimer(takeOutFor / 2)
+	defer over.Stop()
 	var work sync.WaitGroup
 	defer work.Wait()
 	slots := make(chan struct{}, sweepsAtOnce)
@@ -183,12 +206,14 @@ func (s *Service) takeOut(ctx context.Context, in *sections, id string, which fu
 		}
 		select {
 		case slots <- struct{}{}:
+		case <-over.C:
+			return len(victims)
 		case <-ctx.Done():
-			return
+			return len(victims)
 		}
 		work.Go(func() {
 			defer func() { <-slots }()
-			revision, err := s.unseat(ctx, in, key, v)
+			revision, err := s.unseat(writing, in, key, v)
 			if err != nil {
 				return // somebody else has taken it out, or the next sweep does
 			}
@@ -198,17 +223,17 @@ func (s *Service) takeOut(ctx context.Context, in *sections, id string, which fu
 			s.wrote(in, &empty, v, kv.Entry{Key: key, Revision: revision, Deleted: true})
 		})
 	}
+	return len(victims)
 }
 
 // review compares what a gateway says that it has with what is stored. Where
-// they differ for two renewals, something went wrong that nothing else would
-// mend: the gateway is asked to compare them one by one.
+// they differ by the same at two renewals, something went wrong that nothing else
+// would mend: the gateway is asked to compare them one by one.
 func (s *Service) review(ctx context.Context, id string, held lease, now time.Time) {
 	if !s.leases.mine(id) {
 		return
 	}
-	same := s.topics.digest(id) == held.Presence && s.registry.digest(id) == held.Registry
-	if !s.deaths.compare(id, held.revision, same, now, auditEvery) {
+	if !s.deaths.compare(id, held.revision, differenceOf(s.topics.digest(id), s.registry.digest(id), &held), now) {
 		return
 	}
 	subject, err := s.cfg.Namespace.ControlGateway(id)
@@ -222,15 +247,49 @@ func (s *Service) review(ctx context.Context, id string, held lease, now time.Ti
 }
 
 // epoch returns the newest in which a gateway has said anything.
-func (in *sections) epoch(gateway string) (newest uint64) {
+func (in *sections) epoch(gateway string) uint64 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if h := in.view.gateways[gateway]; h != nil {
-		for p := range h.sections {
-			newest = max(newest, p.Epoch)
+		return h.newest()
+	}
+	return 0
+}
+
+// holds reports whether a gateway has connections in an epoch that which says
+// yes to.
+func (in *sections) holds(gateway string, which func(epoch uint64) bool) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if h := in.view.gateways[gateway]; h != nil {
+		for epoch, t := range h.epochs {
+			if t.there > 0 && which(epoch) {
+				return true
+			}
 		}
 	}
-	return newest
+	return false
+}
+
+// held returns all that a gateway has. Nobody changes what is stored.
+func (in *sections) held(gateway string) []*stored {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	h := in.view.gateways[gateway]
+	if h == nil {
+		return nil
+	}
+	return slices.AppendSeq(make([]*stored, 0, h.count), h.part(0, 1))
+}
+
+// standing returns what tells whether a gateway says anything from here on.
+func (in *sections) standing(gateway string) standing {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if h := in.view.gateways[gateway]; h != nil {
+		return standing{h, h.arrived}
+	}
+	return standing{}
 }
 
 // digest returns that of what a gateway has.

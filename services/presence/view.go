@@ -3,7 +3,6 @@ package presence
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -49,13 +48,7 @@ type room struct {
 	users   map[string][]*stored // sections by user
 	members int                  // users of whom a connection counts
 	digest  wire.PresenceDigest  // over revisions
-	sorted  []string             // users in order; nil: not known
-}
-
-// holding is what a gateway has.
-type holding struct {
-	sections map[*stored]struct{}
-	digest   wire.PresenceDigest // over versions
+	order   order                // of users
 }
 
 func newView() *view {
@@ -118,11 +111,13 @@ func (v *view) put(s *stored, deleted bool) {
 		v.add(r, s)
 	}
 	if len(sections) == 0 {
-		delete(r.users, s.User)
-		r.sorted = nil
+		if _, there := r.users[s.User]; there {
+			delete(r.users, s.User)
+			r.order.leave(r.users)
+		}
 	} else {
 		if _, there := r.users[s.User]; !there {
-			r.sorted = nil
+			r.order.come(s.User)
 		}
 		r.users[s.User] = sections
 	}
@@ -142,24 +137,22 @@ func (v *view) put(s *stored, deleted bool) {
 func (v *view) add(r *room, s *stored) {
 	h := v.gateways[s.Gateway]
 	if h == nil {
-		h = &holding{sections: map[*stored]struct{}{}}
+		h = newHolding()
 		v.gateways[s.Gateway] = h
 	}
-	h.sections[s] = struct{}{}
+	h.add(s)
 	if s.there() {
 		r.digest.Add(wire.SectionHash(s.Topic, s.User, s.Gateway, s.revision))
-		h.digest.Add(wire.SectionHash(s.Topic, s.User, s.Gateway, s.Version))
 	}
 }
 
 func (v *view) drop(r *room, s *stored) {
 	h := v.gateways[s.Gateway]
-	delete(h.sections, s)
+	h.drop(s)
 	if s.there() {
 		r.digest.Remove(wire.SectionHash(s.Topic, s.User, s.Gateway, s.revision))
-		h.digest.Remove(wire.SectionHash(s.Topic, s.User, s.Gateway, s.Version))
 	}
-	if len(h.sections) == 0 {
+	if h.count == 0 {
 		delete(v.gateways, s.Gateway)
 	}
 }
@@ -209,14 +202,8 @@ func (r *room) page(cursor string, limit int, want func([]*stored) bool) (users 
 	if r == nil {
 		return nil, ""
 	}
-	if r.sorted == nil {
-		r.sorted = slices.Sorted(maps.Keys(r.users))
-	}
-	from, found := slices.BinarySearch(r.sorted, cursor)
-	if found {
-		from++
-	}
-	for _, user := range r.sorted[from:] {
+	r.order.of(r.users)
+	for user := range r.order.after(cursor) {
 		if !want(r.users[user]) {
 			continue
 		}

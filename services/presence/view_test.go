@@ -130,7 +130,7 @@ func checkFigures(t interface{ Fatalf(string, ...any) }, v *view) {
 					d.Add(wire.SectionHash(topic, user, s.Gateway, s.Version))
 				}
 				gateways[s.Gateway] = d
-				if _, ok := v.gateways[s.Gateway].sections[s]; !ok {
+				if _, ok := v.gateways[s.Gateway].ranges[rangeOf(s)][s]; !ok {
 					t.Fatalf("gateway %s does not have its section of %s on %q", s.Gateway, user, topic)
 				}
 			}
@@ -138,8 +138,12 @@ func checkFigures(t interface{ Fatalf(string, ...any) }, v *view) {
 		if r.members != members || r.digest != digest {
 			t.Fatalf("topic %q: %d members and %+v, want %d and %+v", topic, r.members, r.digest, members, digest)
 		}
-		if r.sorted != nil && !slices.Equal(r.sorted, slices.Sorted(maps.Keys(r.users))) {
-			t.Fatalf("topic %q: in order %v, there are %v", topic, r.sorted, r.users)
+		if r.order.kept {
+			listed := slices.Collect(r.order.after(""))
+			there := slices.DeleteFunc(slices.Clone(listed), func(user string) bool { return r.users[user] == nil })
+			if !slices.Equal(there, slices.Sorted(maps.Keys(r.users))) || len(listed)-len(there) != r.order.gone {
+				t.Fatalf("topic %q: in order %v with %d gone, there are %v", topic, listed, r.order.gone, r.users)
+			}
 		}
 		all += members
 		r.page("", 1, present) // makes the order
@@ -151,8 +155,26 @@ func checkFigures(t interface{ Fatalf(string, ...any) }, v *view) {
 		t.Fatalf("%d gateways, want %d", len(v.gateways), len(gateways))
 	}
 	for id, h := range v.gateways {
-		if h.digest != gateways[id] || len(h.sections) != sections[id] {
-			t.Fatalf("gateway %s: %+v over %d sections, want %+v over %d", id, h.digest, len(h.sections), gateways[id], sections[id])
+		if h.digest != gateways[id] || h.count != sections[id] {
+			t.Fatalf("gateway %s: %+v over %d sections, want %+v over %d", id, h.digest, h.count, gateways[id], sections[id])
+		}
+		epochs, inParts := map[uint64]tally{}, 0
+		for part := range 4 {
+			for s := range h.part(part, 4) {
+				inParts++
+				tally := epochs[s.Epoch]
+				tally.all++
+				if s.there() {
+					tally.there++
+				}
+				epochs[s.Epoch] = tally
+				if got := wire.SectionHash(s.Topic, s.User, "", 0) % 4; got != uint64(part) {
+					t.Fatalf("a section of part %d in part %d", got, part)
+				}
+			}
+		}
+		if inParts != h.count || !maps.Equal(epochs, h.epochs) {
+			t.Fatalf("gateway %s: %d sections of epochs %v in its parts, want %d of %v", id, inParts, epochs, h.count, h.epochs)
 		}
 	}
 }
