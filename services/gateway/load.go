@@ -65,10 +65,10 @@ func (rs *rooms) read(ctx context.Context, w *watchedRoom) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, loadWait)
+	live, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()
 	// What changes from here on is heard.
-	if err := rs.g.fanout.waitLive(ctx, w.in); err != nil {
+	if err := rs.g.fanout.waitLive(live, w.in); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -77,8 +77,7 @@ func (rs *rooms) read(ctx context.Context, w *watchedRoom) error {
 	var listed []wire.PresenceStored
 	var listings []listing
 	for {
-		page, err := bus.Call[wire.PresenceListRequest, wire.PresenceSections](ctx, rs.g.reads, rs.g.cfg.Namespace.Svc("presence", "sections"), req)
-		rs.g.heardPresence(err)
+		page, err := rs.readPage(ctx, req)
 		if err != nil {
 			return err
 		}
@@ -103,6 +102,16 @@ func (rs *rooms) read(ctx context.Context, w *watchedRoom) error {
 	w.lookAt = time.Now().Add(next)
 	rs.say(w)
 	return nil
+}
+
+// readPage reads a page of what is stored. Each has its own time: a large room
+// takes as long as it takes.
+func (rs *rooms) readPage(ctx context.Context, req wire.PresenceListRequest) (wire.PresenceSections, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadWait)
+	defer cancel()
+	page, err := bus.Call[wire.PresenceListRequest, wire.PresenceSections](ctx, rs.g.reads, rs.g.cfg.Namespace.Svc("presence", "sections"), req)
+	rs.g.heardPresence(err)
+	return page, err
 }
 
 // questionAll has every room compared often for a while.
