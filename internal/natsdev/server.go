@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -264,3 +265,26 @@ func (s *Server) Subscriptions() int {
 	}
 	return int(s.srv.NumSubscriptions())
 }
+
+// SubscriptionsTo returns how many client subscriptions the server has to
+// subjects that begin with prefix, 0 when it is down.
+func (s *Server) SubscriptionsTo(prefix string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.srv == nil {
+		return 0
+	}
+	all, err := s.srv.Subsz(&server.SubszOptions{Subscriptions: true, Limit: maxListed})
+	if err != nil {
+		return 0
+	}
+	for _, sub := range all.Subs {
+		if strings.HasPrefix(sub.Subject, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// maxListed bounds the subscriptions that are looked at.
+const maxListed = 100_000

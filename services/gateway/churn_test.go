@@ -25,7 +25,7 @@ func TestSubscribeAndUnsubscribeRace(t *testing.T) {
 		peers[i].hello("")
 	}
 	// Direct messages open a client's subjects: they are there before.
-	before, goroutines := server.Subscriptions(), runtime.NumGoroutine()
+	before, goroutines := forClients(server), runtime.NumGoroutine()
 
 	name := func(topic int) string { return fmt.Sprintf("race.%d", topic) }
 	listens := make([][topics]bool, clients)
@@ -63,7 +63,7 @@ func TestSubscribeAndUnsubscribeRace(t *testing.T) {
 		}
 	}
 	eventually(t, "one NATS subscription per topic that somebody wants", func() bool {
-		return server.Subscriptions() == before+len(wanted)
+		return forClients(server) == before+len(wanted)
 	})
 	for topic := range topics {
 		tell(t, busy, "fl.topic."+name(topic), `"marked"`)
@@ -140,7 +140,7 @@ func TestVanishingSubscribers(t *testing.T) {
 	if err := r.g.live.FlushTimeout(patience); err != nil { // what it ended is ended on the server
 		t.Fatal(err)
 	}
-	before, goroutines := server.Subscriptions(), runtime.NumGoroutine()
+	before, goroutines := forClients(server), runtime.NumGoroutine()
 	for round := range 100 {
 		p := r.dial()
 		p.sendf(`[{"op":"subscribe","id":2,"topic":"v.%d"},{"op":"subscribe","id":3,"topic":"v.*"},{"op":"subscribe","id":4,"topic":"v.all"}]`, round)
@@ -150,6 +150,6 @@ func TestVanishingSubscribers(t *testing.T) {
 		p.ws.CloseNow()
 	}
 	eventually(t, "nothing is left", func() bool {
-		return r.g.connections.size() == 0 && r.g.fanout.hub.size() == 0 && server.Subscriptions() == before && runtime.NumGoroutine() <= goroutines
+		return r.g.connections.size() == 0 && r.g.fanout.hub.size() == 0 && forClients(server) == before && runtime.NumGoroutine() <= goroutines
 	})
 }

@@ -347,3 +347,12 @@ func body(t *testing.T, res *http.Response) string {
 	}
 	return strings.TrimSpace(string(b))
 }
+
+// forClients returns how many subscriptions a server has for clients' topics,
+// users and connections. What a gateway needs for itself may come at any time.
+func forClients(server *natsdev.Server) (n int) {
+	for _, prefix := range []string{"fl.topic.", "fl.user.", "fl.conn."} {
+		n += server.SubscriptionsTo(prefix)
+	}
+	return n
+}

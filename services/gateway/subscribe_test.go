@@ -259,20 +259,20 @@ func TestOneSubscriptionPerTopic(t *testing.T) {
 		peers[i] = r.dial()
 		peers[i].hello("")
 	}
-	before := server.Subscriptions()
+	before := forClients(server)
 	for _, p := range peers {
 		p.subscribe(2, "shared.topic")
 	}
-	if got := server.Subscriptions(); got != before+1 {
+	if got := forClients(server); got != before+1 {
 		t.Errorf("got %d NATS subscriptions for 50 sockets, want 1", got-before)
 	}
 	for _, p := range peers {
 		p.send(`{"op":"unsubscribe","id":3,"topic":"shared.topic"}`)
 		p.expect(`{"id":3,"ok":{}}`)
 	}
-	eventually(t, "no subscription is left after the linger", func() bool { return server.Subscriptions() == before })
+	eventually(t, "no subscription is left after the linger", func() bool { return forClients(server) == before })
 	peers[0].subscribe(4, "shared.topic") // and it can be had again
-	if got := server.Subscriptions(); got != before+1 {
+	if got := forClients(server); got != before+1 {
 		t.Errorf("got %d NATS subscriptions, want 1", got-before)
 	}
 }
