@@ -219,7 +219,10 @@ func TestAppendAsksTheLedger(t *testing.T) {
 func TestALostBatchIsResolved(t *testing.T) {
 	f := openFilling(t, `{dedupe: 1h}`, nil)
 	batch := []Entry{{Topic: "t.a", Payload: []byte("1"), ID: "lost0"}, {Topic: "t.a", Payload: []byte("2"), ID: "lost1"}}
-	f.eventually("the ledger is there", func() (any, bool) { p := f.fill.position.Load(); return p, p != nil && p.UpTo > 0 })
+	f.eventually("the ledger can be asked", func() (any, bool) {
+		_, err := f.fill.ledger.Check(t.Context(), "nobody's", 1000)
+		return err, err == nil
+	})
 	for round := range 20 {
 		for i := range batch {
 			batch[i].ID = fmt.Sprint("lost", round, ".", i)
