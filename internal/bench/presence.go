@@ -332,7 +332,7 @@ func (o *Presence) idle(ctx context.Context, s *site, c *Comparison) error {
 		rates = append(rates, float64(heard.Load()-from)/quiet.Seconds())
 		c.side(fmt.Sprintf("%d members who stay", n), rates[len(rates)-1], "NATS messages", nil)
 	}
-	c.atMost("messages a second for each member who stays", 0.001, "/s", max(0, rates[1]-rates[0])/float64(o.Idle-max(o.Idle/10, 1)))
+	c.atMost("messages a second for each member who stays", 0.01, "/s", max(0, rates[1]-rates[0])/float64(o.Idle-max(o.Idle/10, 1)))
 	return nil
 }
 

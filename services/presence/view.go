@@ -77,6 +77,9 @@ func (v *view) apply(e kv.Entry) {
 	if err != nil {
 		return
 	}
+	if have := v.section(topic, user, gateway); have != nil && have.revision >= e.Revision {
+		return // as a rule this replica wrote it
+	}
 	s := &stored{revision: e.Revision}
 	if !e.Deleted && (json.Unmarshal(e.Value, &s.PresenceSection) != nil || s.Topic != topic || s.User != user || s.Gateway != gateway) {
 		e.Deleted = true
