@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -82,6 +83,13 @@ const (
 	codeTooLarge      = 10054
 )
 
+// In a cluster it takes a moment until every node knows that a new stream takes
+// its subjects.
+const (
+	spreadTries = 5
+	spreadPause = 50 * time.Millisecond
+)
+
 // atomicsAtOnce bounds the atomic writes under way: a stream takes 50.
 const atomicsAtOnce = 16
 
@@ -143,6 +151,9 @@ func (b *Bucket) store(ctx context.Context, msg *nats.Msg) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	reply, err := b.nc.RequestMsgWithContext(ctx, msg)
+	for tries := 1; errors.Is(err, nats.ErrNoResponders) && tries < spreadTries && clock.Sleep(ctx, spreadPause) == nil; tries++ {
+		reply, err = b.nc.RequestMsgWithContext(ctx, msg) // nobody has it: it was not stored
+	}
 	if err != nil {
 		return 0, b.failed(err)
 	}
