@@ -61,7 +61,7 @@ func (r *room) take(e kv.Entry) bool {
 		return false
 	}
 	p := wire.PresenceSection{}
-	if !e.Deleted && (json.Unmarshal(e.Value, &p) != nil || p.Topic != r.topic || p.User != user || p.Gateway != gateway) {
+	if !e.Deleted && (!wire.ValidJSON(e.Value) || json.Unmarshal(e.Value, &p) != nil || p.Topic != r.topic || p.User != user || p.Gateway != gateway) {
 		return false
 	}
 	p.Topic, p.User, p.Gateway = r.topic, user, gateway

@@ -81,7 +81,7 @@ func (v *view) apply(e kv.Entry) {
 		return // as a rule this replica wrote it
 	}
 	s := &stored{revision: e.Revision}
-	if !e.Deleted && (json.Unmarshal(e.Value, &s.PresenceSection) != nil || s.Topic != topic || s.User != user || s.Gateway != gateway) {
+	if !e.Deleted && (!wire.ValidJSON(e.Value) || json.Unmarshal(e.Value, &s.PresenceSection) != nil || s.Topic != topic || s.User != user || s.Gateway != gateway) {
 		e.Deleted = true
 	}
 	s.Topic, s.User, s.Gateway = topic, user, gateway
