@@ -235,15 +235,22 @@ func TestGroupIsClosedByAWorker(t *testing.T) {
 	}
 }
 
+// withAFarGateway starts a gateway and replicas of the service, and one more
+// gateway that has its NATS over a link that can be cut.
+func withAFarGateway(t *testing.T) (s *stack, way *link, far *gateway) {
+	t.Helper()
+	server := natsdev.Test(t)
+	s, _ = presenceStackOn(t, server.ClientURL(), 1, 2)
+	way = startLink(t, to(strings.TrimPrefix(server.ClientURL(), "nats://")), nil)
+	far = startGateway(t, "nats://"+way.addr(), "FAIRLEAD_TOPICS_FILE="+rulesFile(t, presenceRules), "FAIRLEAD_GATEWAY_LEASE="+testLease.String())
+	return s, way, far
+}
+
 // TestGroupTakesBackWhoWasTakenForDead cuts a gateway off until its members were
 // taken out: when it is back, so are they, and never heard of it.
 func TestGroupTakesBackWhoWasTakenForDead(t *testing.T) {
 	t.Parallel()
-	server := natsdev.Test(t)
-	s, _ := presenceStackOn(t, server.ClientURL(), 1, 2)
-	link := startLink(t, to(strings.TrimPrefix(server.ClientURL(), "nats://")), nil)
-	rules := rulesFile(t, presenceRules)
-	far := startGateway(t, "nats://"+link.addr(), "FAIRLEAD_TOPICS_FILE="+rules, "FAIRLEAD_GATEWAY_LEASE="+testLease.String())
+	s, link, far := withAFarGateway(t)
 	const of = `"group":"ten"`
 	seer := newGuest(t, s.url(0), "seer", "ten")
 	seer.ok("group.join", of, "")
@@ -302,11 +309,7 @@ func TestGroupTakesBackWhoWasTakenForDead(t *testing.T) {
 // members as before.
 func TestGroupHasNoGhostsAfterACut(t *testing.T) {
 	t.Parallel()
-	server := natsdev.Test(t)
-	s, _ := presenceStackOn(t, server.ClientURL(), 1, 2)
-	link := startLink(t, to(strings.TrimPrefix(server.ClientURL(), "nats://")), nil)
-	rules := rulesFile(t, presenceRules)
-	far := startGateway(t, "nats://"+link.addr(), "FAIRLEAD_TOPICS_FILE="+rules, "FAIRLEAD_GATEWAY_LEASE="+testLease.String())
+	s, link, far := withAFarGateway(t)
 	const of = `"group":"lobby"`
 	seer := newGuest(t, s.url(0), "seer", "lobby")
 	gone, stays := newGuest(t, far.ws(), "gone", "lobby"), newGuest(t, far.ws(), "stays", "lobby")

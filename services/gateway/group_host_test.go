@@ -199,3 +199,16 @@ func (h *groupHost) refuse(a groupAsk, err *wire.Error) {
 		h.t.Fatal(sent, err)
 	}
 }
+
+// groupRig starts a gateway and a host that stands for the service: it keeps
+// entries, and takes requests to the ops.
+func groupRig(t *testing.T, ops ...string) (*groupHost, *rig) {
+	t.Helper()
+	server := natsdev.Test(t)
+	h := newGroupHost(t, server)
+	h.entries()
+	for _, op := range ops {
+		h.serve(op)
+	}
+	return h, startGateway(t, server, withGroups)
+}

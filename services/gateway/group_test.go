@@ -47,12 +47,7 @@ func TestGroupViewSince(t *testing.T) {
 // nothing of it reaches a client before the answer to its join, nor behind that
 // to its leave.
 func TestGroupFramesComeBehindTheAnswer(t *testing.T) {
-	server := natsdev.Test(t)
-	h := newGroupHost(t, server)
-	h.entries()
-	h.serve("join")
-	h.serve("leave")
-	r := startGateway(t, server, withGroups)
+	h, r := groupRig(t, "join", "leave")
 	p, other := r.dial(), r.dial()
 	conn, _, _ := p.hello("")
 	otherConn, _, _ := other.hello("")
@@ -98,11 +93,7 @@ func TestGroupFramesComeBehindTheAnswer(t *testing.T) {
 // TestGroupLeaveIsOwedUntilItIsTaken closes a connection while nobody takes its
 // leave.
 func TestGroupLeaveIsOwedUntilItIsTaken(t *testing.T) {
-	server := natsdev.Test(t)
-	h := newGroupHost(t, server)
-	h.entries()
-	h.serve("join")
-	r := startGateway(t, server, withGroups)
+	h, r := groupRig(t, "join")
 	p := r.dial()
 	conn, _, _ := p.hello("")
 	h.joins(p, conn)
@@ -175,12 +166,7 @@ func TestGroupsOfOneConnectionAreBounded(t *testing.T) {
 // TestGroupSeatsAreSaidAgain gives the gateway a new epoch: it joins once more,
 // and a member whose seat is gone hears so.
 func TestGroupSeatsAreSaidAgain(t *testing.T) {
-	server := natsdev.Test(t)
-	h := newGroupHost(t, server)
-	h.entries()
-	h.serve("join")
-	h.serve("leave")
-	r := startGateway(t, server, withGroups)
+	h, r := groupRig(t, "join", "leave")
 	p := r.dial()
 	conn, _, _ := p.hello("")
 	h.joins(p, conn)
@@ -216,11 +202,7 @@ func TestGroupSeatsAreSaidAgain(t *testing.T) {
 // TestGroupSeatIsSaidAgainUntilItIsTaken refuses to take a seat again for a
 // while: what the client asks meanwhile is answered, and the gateway goes on.
 func TestGroupSeatIsSaidAgainUntilItIsTaken(t *testing.T) {
-	server := natsdev.Test(t)
-	h := newGroupHost(t, server)
-	h.entries()
-	h.serve("join")
-	r := startGateway(t, server, withGroups)
+	h, r := groupRig(t, "join")
 	p := r.dial()
 	conn, _, _ := p.hello("")
 	h.joins(p, conn)
@@ -255,11 +237,7 @@ func TestGroupSeatIsSaidAgainUntilItIsTaken(t *testing.T) {
 // nobody said that it left: one that is heard, and one before the join is
 // answered.
 func TestGroupSeatsThatAreLostAreTakenAgain(t *testing.T) {
-	server := natsdev.Test(t)
-	h := newGroupHost(t, server)
-	h.entries()
-	h.serve("join")
-	r := startGateway(t, server, withGroups)
+	h, r := groupRig(t, "join")
 	p, other := r.dial(), r.dial()
 	conn, _, _ := p.hello("")
 	otherConn, _, _ := other.hello("")
@@ -296,12 +274,7 @@ func TestGroupSeatsThatAreLostAreTakenAgain(t *testing.T) {
 // are of a connection which is not there, of one that is in no group, and of
 // one whose join is under way.
 func TestGroupSeatsOfNobodyAreGivenBack(t *testing.T) {
-	server := natsdev.Test(t)
-	h := newGroupHost(t, server)
-	h.entries()
-	h.serve("join")
-	h.serve("leave")
-	r := startGateway(t, server, withGroups)
+	h, r := groupRig(t, "join", "leave")
 	p, idle, joining := r.dial(), r.dial(), r.dial()
 	conn, _, _ := p.hello("")
 	idleConn, _, _ := idle.hello("")
