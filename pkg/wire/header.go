@@ -23,6 +23,9 @@ const (
 	HeaderHead       = "Fl-Head"       // on fl.seq: a hint that the topic has reached this sequence; no message
 	HeaderRole       = "Fl-Role"       // on a group's message: only members of this role get it
 	HeaderMember     = "Fl-Member"     // on a group's message: only this member gets it
+	HeaderMatch      = "Fl-Match"      // JSON object of the attributes that connections must have
+	HeaderBatch      = "Fl-Batch"      // the body is an array of events of one topic
+	HeaderProbe      = "Fl-Probe"      // on fl.user: no message; who holds the user is to say so
 	HeaderErrorCode  = "Nats-Service-Error-Code"
 	HeaderError      = "Nats-Service-Error"
 	HeaderSequence   = "Nats-Sequence"
@@ -88,11 +91,15 @@ type Meta struct {
 	User    string
 	Conn    string
 	Exclude string
+	// Coalesce is the key under which a newer message takes the place of one
+	// that waits; "" for none.
+	Coalesce string
 }
 
 // metaHeaders are the headers that [ParseMeta] reads, by their index.
 var metaHeaders = [...]string{
 	metaEvent: HeaderEvent, metaTopic: HeaderTopic, metaUser: HeaderUser, metaConn: HeaderConn, metaExclude: HeaderExclude,
+	metaCoalesce: HeaderCoalesce,
 }
 
 const (
@@ -101,6 +108,7 @@ const (
 	metaUser
 	metaConn
 	metaExclude
+	metaCoalesce
 )
 
 // ParseMeta reads the headers of a message in one pass; of several spellings
@@ -128,6 +136,9 @@ func ParseMeta(h map[string][]string) Meta {
 	}
 	if validTopic(values[metaTopic], false) {
 		m.Topic = values[metaTopic]
+	}
+	if key := values[metaCoalesce]; key != "" && CheckKey(key) == nil {
+		m.Coalesce = key
 	}
 	if values[metaUser] != "" && CheckUser(values[metaUser]) == nil {
 		m.User = values[metaUser]

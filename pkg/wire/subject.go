@@ -49,6 +49,21 @@ func (n Namespace) Conn(conn string) (string, error) {
 	return n.join("conn", ".conn.", EscapeToken(conn))
 }
 
+// Ask returns the subject on which a user's newest connection is asked.
+func (n Namespace) Ask(user string) (string, error) {
+	return n.join("user", ".ask.", EscapeToken(user))
+}
+
+// Match returns the subject of direct messages to every connection whose
+// attributes match.
+func (n Namespace) Match() string { return string(n) + ".match" }
+
+// Cursor returns the subject on which gateways tell one another how the cursors
+// of a topic moved.
+func (n Namespace) Cursor(topic string) (string, error) {
+	return n.join("topic", ".cursor.", topic)
+}
+
 // CallCancel returns the subject on which a gateway says that the call with
 // this id is cancelled.
 func (n Namespace) CallCancel(id string) (string, error) {
