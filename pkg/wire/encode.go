@@ -120,13 +120,25 @@ func AppendError(dst []byte, e *Error) []byte {
 	return append(dst, '}')
 }
 
-// AppendSystem appends a system frame: event is `degraded` or `recovered`,
-// what names the backend, at is in epoch milliseconds.
+// The events of a system frame.
+const (
+	SystemDegraded     = "degraded"     // a backend is away: `what` names it
+	SystemRecovered    = "recovered"    // it is back
+	SystemRefresh      = "refresh"      // an operator wants the client to send a newer token
+	SystemSubscribed   = "subscribed"   // an operator subscribed the connection to the topic in `what`
+	SystemUnsubscribed = "unsubscribed" // an operator ended that subscription
+)
+
+// AppendSystem appends a system frame: what happened on the server's side. what names the backend or the
+// topic that it is about, and is left out where it is empty; at is in epoch
+// milliseconds.
 func AppendSystem(dst []byte, event, what string, at int64) []byte {
 	dst = append(dst, `{"op":"system","event":`...)
 	dst = AppendString(dst, event)
-	dst = append(dst, `,"what":`...)
-	dst = AppendString(dst, what)
+	if what != "" {
+		dst = append(dst, `,"what":`...)
+		dst = AppendString(dst, what)
+	}
 	dst = append(dst, `,"at":`...)
 	return append(strconv.AppendInt(dst, at, 10), '}')
 }

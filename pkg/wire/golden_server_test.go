@@ -18,6 +18,7 @@ func goldenServer() []goldenServerFrame {
 	all = append(all, goldenControls()...)
 	all = append(all, goldenPresence()...)
 	all = append(all, goldenGroups()...)
+	all = append(all, goldenCursors()...)
 	return append(all, goldenErrors()...)
 }
 
@@ -138,6 +139,12 @@ func goldenControls() []goldenServerFrame {
 			ServerFrame{Event: "recovered", What: "replay", At: 1760000000500}),
 		control("system-degraded-presence", "system", AppendSystem(nil, "degraded", "presence", 1760000000000),
 			ServerFrame{Event: "degraded", What: "presence", At: 1760000000000}),
+		control("system-refresh", "system", AppendSystem(nil, SystemRefresh, "", 1760000000000),
+			ServerFrame{Event: "refresh", At: 1760000000000}),
+		control("system-subscribed", "system", AppendSystem(nil, SystemSubscribed, "chat.lobby", 1760000000000),
+			ServerFrame{Event: "subscribed", What: "chat.lobby", At: 1760000000000}),
+		control("system-unsubscribed", "system", AppendSystem(nil, SystemUnsubscribed, "chat.lobby", 1760000000000),
+			ServerFrame{Event: "unsubscribed", What: "chat.lobby", At: 1760000000000}),
 		control("truncated", "truncated", AppendTruncated(nil, "chat.lobby", 13), ServerFrame{Topic: "chat.lobby"}),
 		control("truncated-all", "truncated", AppendTruncated(nil, "chat.zürich", 1), ServerFrame{Topic: "chat.zürich"}),
 		control("skip", "skip", AppendSkip(nil, "chat.lobby", 46, 45, 1760000000000),

@@ -24,7 +24,7 @@ const (
 	HeaderRole       = "Fl-Role"       // on a group's message: only members of this role get it
 	HeaderMember     = "Fl-Member"     // on a group's message: only this member gets it
 	HeaderMatch      = "Fl-Match"      // JSON object of the attributes that connections must have
-	HeaderBatch      = "Fl-Batch"      // the body is an array of events of one topic
+	HeaderBatch      = "Fl-Batch"      // "1": the body is an array of events
 	HeaderProbe      = "Fl-Probe"      // on fl.user: no message; who holds the user is to say so
 	HeaderErrorCode  = "Nats-Service-Error-Code"
 	HeaderError      = "Nats-Service-Error"
@@ -94,12 +94,14 @@ type Meta struct {
 	// Coalesce is the key under which a newer message takes the place of one
 	// that waits; "" for none.
 	Coalesce string
+	// Batch: the body is an array of events; see [ParseBatch].
+	Batch bool
 }
 
 // metaHeaders are the headers that [ParseMeta] reads, by their index.
 var metaHeaders = [...]string{
 	metaEvent: HeaderEvent, metaTopic: HeaderTopic, metaUser: HeaderUser, metaConn: HeaderConn, metaExclude: HeaderExclude,
-	metaCoalesce: HeaderCoalesce,
+	metaCoalesce: HeaderCoalesce, metaBatch: HeaderBatch,
 }
 
 const (
@@ -109,6 +111,7 @@ const (
 	metaConn
 	metaExclude
 	metaCoalesce
+	metaBatch
 )
 
 // ParseMeta reads the headers of a message in one pass; of several spellings
@@ -130,7 +133,7 @@ func ParseMeta(h map[string][]string) Meta {
 			}
 		}
 	}
-	m := Meta{Event: DefaultEvent, Conn: values[metaConn], Exclude: values[metaExclude]}
+	m := Meta{Event: DefaultEvent, Conn: values[metaConn], Exclude: values[metaExclude], Batch: values[metaBatch] == "1"}
 	if validLabel(values[metaEvent]) {
 		m.Event = values[metaEvent]
 	}

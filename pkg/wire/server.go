@@ -56,6 +56,10 @@ type ServerFrame struct {
 	Leaves map[string]PresenceMember `json:"leaves"`
 	Count  *int                      `json:"count"`
 	Sample map[string]PresenceMember `json:"sample"`
+	// Of cursors, by user.
+	All   map[string]json.RawMessage `json:"all"`
+	Moved map[string]json.RawMessage `json:"moved"`
+	Gone  []string                   `json:"gone"`
 	// Of a group, members by connection.
 	Joined map[string]GroupMember `json:"joined"`
 	Left   map[string]GroupMember `json:"left"`

@@ -70,6 +70,9 @@ func (n Namespace) CallCancel(id string) (string, error) {
 	return n.join("call", ".cancel.", EscapeToken(id))
 }
 
+// CallCancels returns the pattern of the subjects of [Namespace.CallCancel].
+func (n Namespace) CallCancels() string { return string(n) + ".cancel.*" }
+
 // Event returns the subject of a lifecycle event, with the topic, group or
 // name it is about (rest, which may be empty).
 func (n Namespace) Event(what, rest string) (string, error) {
