@@ -61,9 +61,10 @@ func (ch *chunk) take(q *queue, batch bool, limit int) {
 	}
 	if q.live <= most && q.bytes+q.live*each < limit && q.gaps == nil {
 		ch.messages = q.live
-		q.items, ch.items, ch.from = ch.items[:0], q.items, q.head
-		clear(q.at)
-		*q = queue{items: q.items, at: q.at[:0]}
+		taken := q.items
+		ch.from = q.head
+		q.restart(ch.items[:0])
+		ch.items = taken
 		return
 	}
 	size := 1

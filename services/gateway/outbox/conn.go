@@ -100,15 +100,7 @@ func (c *Conn) enqueue(it item, at *Mark) {
 	if c.q == nil {
 		c.q = c.o.queues.Get().(*queue)
 	}
-	conflate := it.src.policy() == Conflate
-	if c.q.fits(len(it.frame), c.o.cfg.QueueBytes) && !(conflate && c.behind()) {
-		c.q.push(it)
-		if at != nil {
-			c.q.mark(at)
-		}
-	} else {
-		c.squeeze(it, at, conflate)
-	}
+	c.put(it, at)
 	wake := c.wants()
 	c.mu.Unlock()
 	if wake {
@@ -116,9 +108,23 @@ func (c *Conn) enqueue(it item, at *Mark) {
 	}
 }
 
-// squeeze queues it while the peer is behind, or gives up on the peer. Frames
-// that may be lost make room for any other. The caller holds c.mu.
-func (c *Conn) squeeze(it item, at *Mark, conflate bool) {
+// put queues it, as its policy says, and reports whether it is the queue's last
+// frame now. The caller holds c.mu and has seen to c.q.
+func (c *Conn) put(it item, at *Mark) (queued bool) {
+	conflate := it.src.policy() == Conflate
+	if !c.q.fits(len(it.frame), c.o.cfg.QueueBytes) || conflate && c.behind() {
+		return c.squeeze(it, at, conflate)
+	}
+	c.q.push(it)
+	if at != nil {
+		c.q.mark(at)
+	}
+	return true
+}
+
+// squeeze is put while the peer is behind: it may give up on the peer. Frames
+// that may be lost make room for any other.
+func (c *Conn) squeeze(it item, at *Mark, conflate bool) (queued bool) {
 	bound := c.o.cfg.QueueBytes
 	n, placed := len(it.frame), false
 	if conflate && c.behind() {
@@ -135,6 +141,7 @@ func (c *Conn) squeeze(it item, at *Mark, conflate bool) {
 		if at != nil {
 			c.q.mark(at)
 		}
+		return true
 	case ok:
 	case it.src.policy() == DropOldest:
 		c.drop(it.src, 1+c.q.refuse(it.src, at))
@@ -143,6 +150,7 @@ func (c *Conn) squeeze(it item, at *Mark, conflate bool) {
 	default:
 		c.giveUp(it)
 	}
+	return false
 }
 
 // behind reports whether the peer takes less than it is sent.

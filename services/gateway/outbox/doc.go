@@ -29,6 +29,9 @@
 // queue keeps at most one gap per source and writes it as one skip frame, so
 // that the peer's position moves on and it does not ask for what it was spared.
 //
+// A message with a key ([Conn.DeliverLatest]) takes the place of the one that waits
+// under the same key, peer behind or not: a key is one frame in the queue at most.
+//
 // One sweeper looks at every connection once per tick: heartbeats, peers that
 // went silent, writes that make no progress, closing handshakes that take too
 // long. There are no timers or contexts per connection.

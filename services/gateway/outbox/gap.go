@@ -219,7 +219,7 @@ func (q *queue) close(src *Source, g *gap) item {
 // precede. Until these are taken a source may have a second one behind them.
 func (q *queue) settle() {
 	clear(q.at)
-	q.items, q.at, q.head, q.lossyFrom, q.latest = q.items[:0], q.at[:0], 0, 0, nil
+	q.items, q.at, q.keys, q.head, q.lossyFrom, q.latest = q.items[:0], q.at[:0], q.keys[:0], 0, 0, nil
 	for src, g := range q.gaps {
 		g.frame = src.Skip(g.frame[:0], g.from, g.to)
 		it := q.close(src, g)

@@ -29,6 +29,12 @@ type queue struct {
 	// most one per source; nil while there are none.
 	at   []*Mark
 	gaps map[*Source]*gap
+
+	// keys[i] is the key of items[i], "" from len(keys) on: like at, it only takes
+	// room where messages have keys. slots is its inverse, and exact: a key is in it
+	// while its frame is queued. nil until there was one.
+	keys  []string
+	slots map[string]int
 }
 
 // fits reports whether n more bytes stay within the bound. A queue without frames
@@ -122,6 +128,9 @@ func (q *queue) shed(n, bound int) (dropped int, ok bool) {
 func (q *queue) remove(i int) {
 	it := q.items[i]
 	q.items[i] = item{}
+	if i < len(q.keys) {
+		q.free(i)
+	}
 	q.live--
 	q.bytes -= len(it.frame)
 	if it.src.policy() == DropOldest {
@@ -133,13 +142,21 @@ func (q *queue) remove(i int) {
 // reset empties the queue and keeps its slice.
 func (q *queue) reset() {
 	clear(q.items[q.head:])
+	q.restart(q.items[:0])
+}
+
+// restart makes q an empty queue that fills items.
+func (q *queue) restart(items []item) {
 	clear(q.at)
-	*q = queue{items: q.items[:0], at: q.at[:0]}
+	if q.slots != nil {
+		q.freeAll()
+	}
+	*q = queue{items: items, at: q.at[:0], keys: q.keys[:0], slots: q.slots}
 }
 
 // compact closes the holes.
 func (q *queue) compact() {
-	n, marks := 0, 0
+	n, marks, keyed := 0, 0, 0
 	for i, it := range q.items[q.head:] {
 		if it.frame == nil {
 			continue
@@ -149,11 +166,17 @@ func (q *queue) compact() {
 			q.at[n] = q.at[i]
 			marks = n + 1
 		}
+		if i < len(q.keys) {
+			q.rekey(n, i)
+			keyed = n + 1
+		}
 		n++
 	}
 	clear(q.items[n:])
 	clear(q.at[marks:])
 	q.at = q.at[:marks]
+	clear(q.keys[keyed:])
+	q.keys = q.keys[:keyed]
 	q.items, q.head, q.lossyFrom = q.items[:n], 0, 0
 	if q.latest != nil {
 		q.index()

@@ -8,13 +8,15 @@ type Stats struct {
 	FramesIn    uint64 // WebSocket messages read, the oversized included
 	BytesIn     uint64 // bytes read, heads included
 	FramesOut   uint64 // WebSocket messages written, control frames not counted
-	MessagesOut uint64 // frames passed to Send, Deliver and DeliverAt that were written, and skip frames
+	MessagesOut uint64 // frames passed to Send and to Deliver and its like that were written, and skip frames
 	BytesOut    uint64 // bytes written, heads included
 
 	// Frames that a policy dropped or, for Conflate, replaced.
 	DroppedDisconnect uint64
 	DroppedOldest     uint64
 	Conflated         uint64
+	// Frames passed to DeliverLatest that a newer one of their key replaced.
+	Coalesced uint64
 
 	Queued int // bytes queued now
 }
@@ -31,6 +33,7 @@ type counters struct {
 	framesIn, bytesIn                atomic.Uint64
 	framesOut, messagesOut, bytesOut atomic.Uint64
 	dropped                          [policies]atomic.Uint64
+	coalesced                        atomic.Uint64
 }
 
 func (n *counters) stats() Stats {
@@ -43,6 +46,7 @@ func (n *counters) stats() Stats {
 		DroppedDisconnect: n.dropped[Disconnect].Load(),
 		DroppedOldest:     n.dropped[DropOldest].Load(),
 		Conflated:         n.dropped[Conflate].Load(),
+		Coalesced:         n.coalesced.Load(),
 	}
 }
 
@@ -55,6 +59,7 @@ func (s *Stats) add(t Stats) {
 	s.DroppedDisconnect += t.DroppedDisconnect
 	s.DroppedOldest += t.DroppedOldest
 	s.Conflated += t.Conflated
+	s.Coalesced += t.Coalesced
 }
 
 // Stats returns the totals. It visits every open connection: for metrics, not
