@@ -32,6 +32,7 @@ type Config struct {
 	// with the key behind it; "" for none.
 	Republish string
 	MarkerTTL time.Duration // [MarkerTTL] when 0
+	History   int           // values of a key that are kept; 0 is 1
 }
 
 // Bucket is a key-value bucket. Its methods may be called concurrently.
@@ -92,7 +93,7 @@ func (c Config) stream(ns wire.Namespace) jetstream.StreamConfig {
 	cfg := jetstream.StreamConfig{
 		Name: "KV_" + bucket, Description: c.Description, Subjects: []string{"$KV." + bucket + ".>"},
 		Storage: jetstream.FileStorage, Replicas: max(c.Replicas, 1), Discard: jetstream.DiscardNew,
-		MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxConsumers: -1,
+		MaxMsgsPerSubject: max(int64(c.History), 1), MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxConsumers: -1,
 		Duplicates: 2 * time.Minute, AllowRollup: true, DenyDelete: true, AllowDirect: true,
 		AllowMsgTTL: true, SubjectDeleteMarkerTTL: markers, AllowAtomicPublish: true,
 	}

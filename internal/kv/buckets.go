@@ -32,3 +32,10 @@ func Groups(ns wire.Namespace, replicas int) Config {
 func Sessions(replicas int) Config {
 	return Config{Name: "sessions", Description: "Sessions of HTTP servers", Replicas: replicas}
 }
+
+// Shared is the bucket of what every process has to know: the rules, whose
+// earlier ones are kept for people, and which tokens were revoked. In a bucket
+// with a history nothing that has a TTL ends sooner than a marker does.
+func Shared(replicas int) Config {
+	return Config{Name: "config", Description: "Fairlead rules; `fairlead rules apply` replaces them", Replicas: replicas, History: 10}
+}

@@ -51,7 +51,7 @@ func ClusterVia(t TB, n int, via Via) Nodes {
 	routes := make([][]*url.URL, n)
 	ports := make([]int, n)
 	for i := range n {
-		ports[i] = freePort(t)
+		ports[i] = FreePort(t)
 	}
 	for from := range n {
 		for to, port := range ports {

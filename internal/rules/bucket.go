@@ -136,10 +136,10 @@ func (s Store) Load(ctx context.Context, mode Mode) (set *Set, source []byte, er
 	return set, e.Value(), err
 }
 
-// jetStreamOff reports whether err, from a request of nc, means that the server
+// JetStreamOff reports whether err, from a request of nc, means that the server
 // has no JetStream for us. A cluster that has lost its JetStream leader says so
 // neither in its greeting nor by an error code: that is an outage.
-func jetStreamOff(nc *nats.Conn, err error) bool {
+func JetStreamOff(nc *nats.Conn, err error) bool {
 	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 		return true
 	}

@@ -174,7 +174,7 @@ func (l *Live) Run(ctx context.Context) error {
 // report keeps why the bucket is not followed, and logs it once however often
 // it comes back. That NATS is away is for the connection's owner to log.
 func (l *Live) report(err error) {
-	off := jetStreamOff(l.nc, err)
+	off := JetStreamOff(l.nc, err)
 	if off {
 		l.markReady()
 	}

@@ -49,7 +49,7 @@ func (g *Service) accept(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &connection{g: g, id: newID(), address: address, opened: time.Now(), request: requestID(r), paging: make(chan struct{}, 1)}
 	if token := credential(r, cookie); token != "" {
-		id, err := g.auth.Authenticate(r.Context(), auth.Credentials{Token: token})
+		id, err := g.authenticate(r.Context(), auth.Credentials{Token: token})
 		if err != nil {
 			g.connections.cancel(key)
 			g.metrics.unauthenticated.Add(1)

@@ -13,13 +13,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
+	"github.com/fairlead-io/fairlead/services/gateway/outbox"
 )
 
 const (
 	defaultCallTimeout = 5 * time.Second
 	replyQueue         = 64 << 10 // replies of workers that may wait
+	maxErrorBody       = 16 << 10 // of which a worker's details are read
 )
 
 // call is a client's request to a worker, until its one answer.
@@ -37,13 +40,19 @@ type call struct {
 type calls struct {
 	prefix string // of reply subjects, with its dot
 	ch     chan *nats.Msg
+	// progress is what is queued of it for all calls: the first to go where a
+	// client does not keep up, so that there is room for the answers.
+	progress outbox.Source
 
 	mu      sync.Mutex
 	pending map[string]*call // by token
 }
 
 func newCalls() *calls {
-	return &calls{ch: make(chan *nats.Msg, replyQueue), pending: map[string]*call{}}
+	return &calls{
+		ch: make(chan *nats.Msg, replyQueue), pending: map[string]*call{},
+		progress: outbox.Source{Policy: outbox.DropOldest},
+	}
 }
 
 // subscribe makes the reply subject. It is called once, before any call.
@@ -98,10 +107,17 @@ func (c *connection) call(f *wire.Frame) *wire.Error {
 		return wire.AsError(err)
 	}
 	timeout := f.Timeout
+	set := g.rules.Current()
+	rule := set.Call(f.Method)
 	if timeout == 0 {
 		timeout = defaultCallTimeout
-		if rule := g.rules.Current().Call(f.Method); rule != nil && rule.Timeout > 0 {
+		if rule != nil && rule.Timeout > 0 {
 			timeout = rule.Timeout
+		}
+	}
+	if rule != nil {
+		if err := g.rates.take(set, rule.Rate, func(l *rules.Limit) string { return c.rateKeyOf(l, f.Method) }, time.Now()); err != nil {
+			return err
 		}
 	}
 	k := &call{conn: c, id: f.ID, token: nuid.Next()}
@@ -188,14 +204,14 @@ func (g *Service) answer(msg *nats.Msg) {
 		return
 	}
 	if wire.HeaderValue(msg.Header, wire.HeaderProgress) != "" {
-		k.conn.out.Send(wire.AppendProgress(nil, k.id, msg.Data))
+		k.conn.out.Deliver(wire.AppendProgress(make([]byte, 0, len(msg.Data)+40), k.id, msg.Data), &g.calls.progress)
 		return
 	}
 	if len(msg.Data) == 0 && wire.HeaderValue(msg.Header, "Status") == "503" {
 		g.endCall(k, wire.Errorf(wire.Unimplemented, "no worker serves this method"))
 		return
 	}
-	if err := wire.ParseErrorHeader(msg.Header, msg.Data); err != nil {
+	if err := workerError(msg); err != nil {
 		g.endCall(k, err)
 		return
 	}
@@ -203,6 +219,23 @@ func (g *Service) answer(msg *nats.Msg) {
 		k.finish(nil)
 		k.conn.out.Send(wire.AppendAnswer(make([]byte, 0, len(msg.Data)+40), k.id, msg.Data))
 	}
+}
+
+// workerError returns the error that a worker's reply carries, or nil.
+func workerError(msg *nats.Msg) *wire.Error {
+	err := wire.ParseErrorHeader(msg.Header, msg.Data)
+	if err == nil || len(msg.Data) == 0 || len(msg.Data) > maxErrorBody {
+		return err
+	}
+	var body struct {
+		Details map[string]json.RawMessage `json:"details"`
+	}
+	if wire.ValidJSON(msg.Data) && json.Unmarshal(msg.Data, &body) == nil {
+		for name, value := range body.Details {
+			err = err.With(name, value)
+		}
+	}
+	return err
 }
 
 // endCall answers a call with an error, unless it has been answered. The

@@ -257,3 +257,18 @@ func TestRequestsToAClient(t *testing.T) {
 		return err == nats.ErrNoResponders
 	})
 }
+
+// What else a worker says of its error reaches the client.
+func TestCallErrorsCarryDetails(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	serveCalls(t, r.bus(), "orders.create", func(msg *nats.Msg) {
+		answer(t, msg, `{"details":{"field":"item","most":[1,2.50]},"retryAfterMs":7}`, nats.Header{"Nats-Service-Error-Code": {"INVALID_ARGUMENT"}})
+	})
+	p := r.dial()
+	p.hello("")
+	p.send(`{"op":"call","id":2,"method":"orders.create"}`)
+	got := p.read()
+	if !strings.Contains(got, `"field":"item"`) || !strings.Contains(got, `"most":[1,2.50]`) || strings.Contains(got, "retryAfterMs") {
+		t.Errorf("the client got %s", got)
+	}
+}

@@ -16,8 +16,9 @@ import (
 
 // connection is one socket: its reader, and what it has open.
 //
-// The reader goroutine owns the fields of the first group. Answers, requests
-// and the sweeper meet the connection through the fields below it.
+// Whoever holds turn owns the fields of the first group: the reader while it
+// runs ops, or what an operator wants done. Answers, requests and the sweeper
+// meet the connection through the fields below it.
 type connection struct {
 	g       *Service
 	id      string
@@ -27,6 +28,8 @@ type connection struct {
 	opened  time.Time
 	request string // id of the upgrade request, for logs and events
 
+	turn      sync.Mutex
+	over      bool // end has run
 	topics    memberships
 	direct    []*member          // of the user's and the connection's own subjects
 	pending   []pendingSubscribe // of the array being read; settled together
@@ -63,7 +66,13 @@ func (c *connection) run() {
 	if c.identity.Load() != nil {
 		// The upgrade request said who it is: a client that only listens need
 		// not say more. Where it fails, the first frame tries again.
-		_ = c.listen()
+		c.turn.Lock()
+		err := c.listen()
+		if c.parting.code != 0 {
+			c.fail(0, err)
+			c.out.Close(int(c.parting.code), c.parting.reason)
+		}
+		c.turn.Unlock()
 	}
 	for {
 		kind, data, err := c.out.Read()
@@ -83,6 +92,8 @@ func (c *connection) run() {
 
 // receive runs the ops of one WebSocket message, in order.
 func (c *connection) receive(data []byte) {
+	c.turn.Lock()
+	defer c.turn.Unlock()
 	f := framePool.Get().(*wire.Frame)
 	wire.DecodeFrames(data, f, func(err *wire.Error) bool {
 		c.g.metrics.framesIn.Add(1)
@@ -155,10 +166,17 @@ func (c *connection) user() string {
 // end gives back all that the connection holds. The socket has ended: the
 // outbox, which finishes the closing handshake, has said so.
 func (c *connection) end() {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	c.over = true
+	if id := c.identity.Load(); id != nil && len(id.Attributes) > 0 {
+		c.g.attributes.remove(c)
+	}
 	for _, p := range c.pending {
 		c.g.fanout.release(p.in)
 	}
 	for _, m := range c.topics {
+		c.g.cursors.leave(c, m.in.topic)
 		m.in.leave(m)
 		c.g.fanout.release(m.in)
 	}

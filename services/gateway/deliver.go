@@ -26,16 +26,21 @@ func (g *Service) deliver(in *interest, msg *nats.Msg) {
 		g.deliverTopic(in, msg)
 	case kindPresence:
 		g.deliverPresence(in, msg)
+	case kindCursor:
+		g.cursors.hear(in.topic, msg)
 	case kindGroup:
 		g.deliverGroup(in, msg)
 	case kindGroupEntry:
 		g.deliverGroupEntry(in, msg)
 	default:
-		if in.kind == kindConn && msg.Reply != "" {
-			g.ask(in, msg)
+		if g.asksOnly(in, msg) {
 			return
 		}
-		g.deliverDirect(in, msg)
+		if err := g.deliverDirect(in, msg); err != nil {
+			g.undeliverable(msg, err)
+			return
+		}
+		g.tellReached(in, msg)
 	}
 }
 
@@ -52,44 +57,38 @@ func (g *Service) deliverTopic(in *interest, msg *nats.Msg) {
 		}
 	}
 	meta := wire.ParseMeta(msg.Header)
-	m := wire.Message{Topic: topic, Event: meta.Event, Payload: msg.Data}
+	m := wire.Message{Topic: topic}
 	if rule != nil && rule.From {
 		m.From = meta.User
 	}
 	if g.tracer.On() {
 		defer g.trace("deliver", msg.Header)()
 	}
-	frame := wire.AppendMessage(make([]byte, 0, len(msg.Data)+len(topic)+len(meta.Event)+len(m.From)+64), &m)
-	source := in.source.Load()
-	g.metrics.messages.Add(1)
-	var n int
-	if meta.Exclude == "" {
-		n = in.eachOf(msg.Sub, func(c *connection) { c.out.Deliver(frame, source) })
-	} else {
-		n = in.eachOf(msg.Sub, func(c *connection) {
-			if c.id != meta.Exclude {
-				c.out.Deliver(frame, source)
-			}
-		})
+	p, err := g.pack(&m, &meta, msg, in.source.Load())
+	if err != nil {
+		return // counted: a topic has nobody to tell
 	}
-	g.metrics.deliveries.Add(int64(n))
+	g.metrics.messages.Add(1)
+	n := in.eachOf(msg.Sub, p.to)
+	g.metrics.deliveries.Add(int64(n * p.size()))
 }
 
-// deliverDirect hands a message for a user or a connection to its sockets.
-func (g *Service) deliverDirect(in *interest, msg *nats.Msg) {
+// deliverDirect hands a message for a user or a connection to its sockets. The
+// error is of one that can't be delivered.
+func (g *Service) deliverDirect(in *interest, msg *nats.Msg) *wire.Error {
 	meta := wire.ParseMeta(msg.Header)
-	m := wire.Message{Topic: meta.Topic, Event: meta.Event, Payload: msg.Data, From: meta.User, Direct: true}
+	m := wire.Message{Topic: meta.Topic, From: meta.User, Direct: true}
 	if g.tracer.On() {
 		defer g.trace("deliver direct", msg.Header)()
 	}
-	frame := wire.AppendMessage(make([]byte, 0, len(msg.Data)+len(meta.Topic)+len(meta.Event)+80), &m)
+	p, err := g.pack(&m, &meta, msg, nil)
+	if err != nil {
+		return err
+	}
 	g.metrics.messages.Add(1)
-	n := in.each(func(c *connection) {
-		if c.id != meta.Exclude {
-			c.out.Send(frame)
-		}
-	})
-	g.metrics.deliveries.Add(int64(n))
+	n := in.each(p.to)
+	g.metrics.deliveries.Add(int64(n * p.size()))
+	return nil
 }
 
 // trace begins a span for a message that came with a trace, as its child; a

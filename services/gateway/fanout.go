@@ -39,7 +39,9 @@ type fanout struct {
 	deliver func(*interest, *nats.Msg)
 	// prepare subscribes a new interest.
 	prepare func(*interest) error
-	now     func() time.Time
+	// answered handles what comes to the inbox of a shard, as deliver does.
+	answered func(*nats.Msg)
+	now      func() time.Time
 
 	probed atomic.Int64 // unix ns when the last round of probes was published
 	rtt    atomic.Int64 // ns from there until a shard heard one
@@ -50,6 +52,8 @@ type shard struct {
 	number int
 	ch     chan *nats.Msg
 	probe  atomic.Pointer[subscription]
+	inbox  string // for answers that keep their order with the shard's messages
+	answer atomic.Pointer[subscription]
 	heard  atomic.Int64 // unix ns when the last probe came through
 	stale  atomic.Uint64
 	block  atomic.Pointer[func()] // test seam: called before each message; nil in production
@@ -85,6 +89,19 @@ func (f *fanout) subscribeProbes(ns wire.Namespace, gateway string) error {
 	return nil
 }
 
+// subscribeInboxes gives every shard an inbox.
+func (f *fanout) subscribeInboxes() error {
+	for _, s := range f.shards {
+		s.inbox = f.nc.NewInbox()
+		sub, err := f.nc.ChanSubscribe(s.inbox, s.ch)
+		if err != nil {
+			return fmt.Errorf("subscribe inbox: %w", err)
+		}
+		s.answer.Store(sub)
+	}
+	return nil
+}
+
 // run drains a shard until ctx is done. Everything in it is bounded work: the
 // messages of all its topics wait behind it.
 func (f *fanout) run(ctx context.Context, s *shard) {
@@ -101,6 +118,10 @@ func (f *fanout) run(ctx context.Context, s *shard) {
 				now := f.now().UnixNano()
 				s.heard.Store(now)
 				f.rtt.Store(now - f.probed.Load())
+				continue
+			}
+			if msg.Sub == s.answer.Load() {
+				f.answered(msg)
 				continue
 			}
 			in := f.hub.find(s.number, msg.Sub.Subject)

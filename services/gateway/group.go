@@ -280,23 +280,26 @@ func (g *Service) deliverGroup(in *interest, msg *nats.Msg) {
 	}
 	meta := wire.ParseMeta(msg.Header)
 	role, member := wire.HeaderValue(msg.Header, wire.HeaderRole), wire.HeaderValue(msg.Header, wire.HeaderMember)
-	m := wire.Message{Group: gr.name, Event: meta.Event, Payload: msg.Data, From: meta.User}
+	m := wire.Message{Group: gr.name, From: meta.User}
 	if g.tracer.On() {
 		defer g.trace("deliver group", msg.Header)()
 	}
-	frame := wire.AppendMessage(make([]byte, 0, len(msg.Data)+len(gr.name)+len(meta.Event)+80), &m)
+	p, err := g.pack(&m, &meta, msg, nil)
+	if err != nil {
+		return
+	}
 	g.metrics.messages.Add(1)
-	n := int64(0)
+	n := 0
 	gr.mu.Lock()
 	defer gr.mu.Unlock()
 	for c, s := range gr.seats {
 		if role != "" && s.role != role || member != "" && c.id != member || c.id == meta.Exclude {
 			continue
 		}
-		c.out.Send(frame)
+		p.to(c)
 		n++
 	}
-	g.metrics.deliveries.Add(n)
+	g.metrics.deliveries.Add(int64(n * p.size()))
 }
 
 // deliverGroupEntry takes a group's entry. It runs on a shard's goroutine.

@@ -59,7 +59,8 @@ func (g *Service) hears(now time.Time) error {
 }
 
 // Ready returns nil when the gateway can serve: NATS is up, a probe came
-// through every shard lately, the rules were read, and it does not drain.
+// through every shard lately, the rules and revocations were read, and it does
+// not drain.
 func (g *Service) Ready() error {
 	switch {
 	case !g.serving.Load():
@@ -70,6 +71,8 @@ func (g *Service) Ready() error {
 		return errors.New("nats: not connected")
 	case !g.rules.Ready():
 		return errors.New("rules: not read yet")
+	case !g.revocations.ready():
+		return errors.New("revocations: not read yet")
 	}
 	return g.hears(g.fanout.now())
 }

@@ -92,7 +92,7 @@ func (c *connection) authenticate(token, session string) *wire.Error {
 	var id *auth.Identity
 	var err error
 	elsewhere(func() {
-		id, err = c.g.auth.Authenticate(ctx, auth.Credentials{Token: token, Session: session})
+		id, err = c.g.authenticate(ctx, auth.Credentials{Token: token, Session: session})
 	})
 	if err != nil {
 		e := wire.AsError(err)
@@ -113,7 +113,11 @@ func (c *connection) identify(id *auth.Identity) *wire.Error {
 			return wire.Errorf(wire.PermissionDenied, "the connection belongs to another user already")
 		}
 		c.identity.Store(id)
-		return nil
+		if c.direct == nil {
+			return nil
+		}
+		c.reintroduce()
+		return c.stands()
 	}
 	if !c.g.connections.admitUser(id.User, c.g.cfg.Limits.ConnectionsPerUser) {
 		c.g.metrics.limited.Add(1)
@@ -146,6 +150,9 @@ func (c *connection) listen() *wire.Error {
 	if !c.g.link.up() {
 		return unavailable("NATS is away: try hello again")
 	}
+	if !c.g.revocations.ready() {
+		return unread()
+	}
 	id := c.identity.Load()
 	user, err := c.g.cfg.Namespace.User(id.User)
 	if err != nil {
@@ -174,7 +181,8 @@ func (c *connection) listen() *wire.Error {
 	c.direct = []*member{uin.join(c, nil), cin.join(c, nil)}
 	c.g.event("connection.opened", "", eventBody{Conn: c})
 	c.register()
-	return nil
+	c.index()
+	return c.stands()
 }
 
 // refresh takes a newer token of the same user.
@@ -185,7 +193,7 @@ func (c *connection) refresh(f *wire.Frame) *wire.Error {
 	var id *auth.Identity
 	var err error
 	elsewhere(func() {
-		id, err = c.g.auth.Authenticate(ctx, auth.Credentials{Token: f.Token, Session: old.Session})
+		id, err = c.g.authenticate(ctx, auth.Credentials{Token: f.Token, Session: old.Session})
 	})
 	switch {
 	case err != nil:
@@ -195,6 +203,9 @@ func (c *connection) refresh(f *wire.Frame) *wire.Error {
 	}
 	c.identity.Store(id)
 	c.reintroduce()
+	if err := c.stands(); err != nil {
+		return err
+	}
 	c.ok(f.ID, wire.AppendExpires(nil, epochMs(id.ExpiresAt)))
 	return nil
 }

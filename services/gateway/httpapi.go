@@ -58,7 +58,10 @@ func (g *Service) httpPublish(w http.ResponseWriter, r *http.Request, prepare fu
 		if !ok {
 			return wire.Errorf(wire.Unauthenticated, "Authorization: Bearer <JWT> is required")
 		}
-		id, err := g.auth.Authenticate(r.Context(), auth.Credentials{Token: token})
+		if !g.revocations.ready() {
+			return unread()
+		}
+		id, err := g.authenticate(r.Context(), auth.Credentials{Token: token})
 		if err != nil {
 			return err
 		}

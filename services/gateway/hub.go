@@ -24,6 +24,7 @@ const (
 	kindPresence               // changes of a topic's presence
 	kindGroup                  // messages of a group
 	kindGroupEntry             // changes of a group
+	kindCursor                 // how a topic's cursors moved on other gateways
 )
 
 // interest is one NATS subject with local listeners, or one that had some a
@@ -31,7 +32,7 @@ const (
 type interest struct {
 	kind    kind
 	subject string
-	topic   string // of kindTopic, kindPattern and kindPresence; the group of kindGroup and kindGroupEntry
+	topic   string // of kindTopic, kindPattern, kindPresence and kindCursor; the group of kindGroup and kindGroupEntry
 	shard   int
 	alias   string // the subject it is subscribed by, where that is another; guarded by the shard's mutex
 
@@ -226,8 +227,10 @@ func (h *hub) acquire(k kind, subject, topic string) (in *interest, made bool) {
 }
 
 // release gives an interest back. The last release starts its linger; or ends
-// it, which the caller has to do to its subscription too: a user or connection
-// that is gone must have no responders at once.
+// it, which the caller has to do to its subscription too: a user who is gone must
+// have no responders at once. The interest of a connection that is gone lingers
+// to say so itself: a request that is on its way when the subscription ends would
+// find nobody, and nobody would say so.
 func (h *hub) release(in *interest, now time.Time) (ended bool) {
 	s := h.shards[in.shard]
 	s.mu.Lock()
@@ -235,7 +238,7 @@ func (h *hub) release(in *interest, now time.Time) (ended bool) {
 	if in.refs--; in.refs > 0 {
 		return false
 	}
-	if in.kind == kindUser || in.kind == kindConn {
+	if in.kind == kindUser {
 		s.forget(in)
 		return true
 	}

@@ -52,7 +52,7 @@ func TestInterestJoinAndLeave(t *testing.T) {
 	}
 }
 
-func TestInterestLingersForTopicsOnly(t *testing.T) {
+func TestInterestLingersUnlessAUsers(t *testing.T) {
 	h := newHub(3)
 	now := time.Unix(1000, 0)
 	for _, c := range []struct {
@@ -64,7 +64,7 @@ func TestInterestLingersForTopicsOnly(t *testing.T) {
 		{kindTopic, "fl.topic.a", true, false},
 		{kindPattern, "fl.topic.a.*", true, false},
 		{kindUser, "fl.user.ann", false, true},
-		{kindConn, "fl.conn.c", false, true},
+		{kindConn, "fl.conn.c", true, false},
 	} {
 		in, _ := h.acquire(c.kind, c.subject, "a")
 		in.setup.Unlock()

@@ -211,34 +211,7 @@ func (l *lease) final(ctx context.Context, ttl time.Duration) {
 	}
 }
 
-// control answers who asks whether the gateway lives.
-func (g *Service) control(msg *nats.Msg) {
-	var req struct {
-		Action string `json:"action"`
-	}
-	err := json.Unmarshal(msg.Data, &req)
-	var refused *wire.Error
-	switch {
-	case err != nil:
-		refused = wire.InvalidField("action", "a JSON object with an action")
-	case req.Action == "renew":
-		g.lease.again()
-	case req.Action == "audit":
-		g.roster.audit()
-	default:
-		refused = wire.InvalidField("action", "renew or audit")
-	}
-	if msg.Reply == "" {
-		return
-	}
-	if !g.guard.MayReply(msg.Reply) {
-		g.metrics.badReplies.Add(1)
-		return
-	}
-	g.respond(msg.Reply, []byte(`{"reached":1}`), refused)
-}
-
-// openLease makes the connection of the lease and listens on it.
+// openLease makes the connection of the lease.
 func (g *Service) openLease() error {
 	cfg := g.deps.NATS
 	cfg.Name = "fairlead-gateway-lease " + g.id
@@ -254,13 +227,6 @@ func (g *Service) openLease() error {
 	l.digests, l.anew = g.roster.digests, g.anew
 	g.lease = l
 	g.leaseOf.Store(l)
-	subject, err := g.cfg.Namespace.ControlGateway(g.id)
-	if err != nil {
-		return err
-	}
-	if _, err := nc.Subscribe(subject, g.control); err != nil {
-		return fmt.Errorf("subscribe %s: %w", subject, err)
-	}
 	return nil
 }
 
@@ -270,4 +236,5 @@ func (g *Service) anew(epoch uint64) {
 	g.roster.repeat()
 	g.reassertGroups()
 	g.rooms.questionAll()
+	g.cursors.refresh(true)
 }

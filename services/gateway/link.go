@@ -112,6 +112,7 @@ func (g *Service) openLink() error {
 				g.checkAll("", 0)
 				g.rooms.lookAll(0)
 				g.groups.refresh()
+				g.cursors.refresh(false)
 			},
 		}
 		nc, err := bus.Connect(g.connectContext, cfg, hooks)
@@ -138,7 +139,7 @@ func (g *Service) openLink() error {
 		g.requests.Close()
 		return err
 	}
-	g.link.back = func() { g.checkAll("", 0); g.rooms.lookAll(0); g.groups.refresh() }
+	g.link.back = func() { g.checkAll("", 0); g.rooms.lookAll(0); g.groups.refresh(); g.cursors.refresh(true) }
 	if err := g.openLease(); err != nil {
 		g.live.Close()
 		g.requests.Close()

@@ -28,6 +28,14 @@ type metrics struct {
 	presenceRefusals         atomic.Int64
 	presenceLoads            atomic.Int64
 	presenceRepairs          atomic.Int64
+	cursorMoves              atomic.Int64
+	cursorFrames             atomic.Int64
+	cursorMessages           atomic.Int64
+	cursorRefusals           atomic.Int64
+	matchRefusals            atomic.Int64
+	controls                 atomic.Int64
+	controlRefusals          atomic.Int64
+	revoked                  atomic.Int64
 
 	mu     sync.Mutex
 	closes map[int]int64 // by close code; guarded by mu

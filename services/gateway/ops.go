@@ -22,6 +22,7 @@ var ops = map[wire.Op]func(*connection, *wire.Frame) *wire.Error{
 	wire.OpPresenceJoin:   (*connection).presenceJoin,
 	wire.OpPresenceLeave:  (*connection).presenceLeave,
 	wire.OpPresenceUpdate: (*connection).presenceUpdate,
+	wire.OpCursor:         (*connection).cursor,
 	wire.OpGroupJoin:      (*connection).groupJoin,
 	wire.OpGroupLeave:     (*connection).groupLeave,
 	wire.OpGroupPublish:   (*connection).groupPublish,

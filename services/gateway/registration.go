@@ -1,6 +1,10 @@
 package gateway
 
-import "github.com/fairlead-io/fairlead/pkg/wire"
+import (
+	"slices"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
 
 // register makes the connection known as its user's.
 func (c *connection) register() {
@@ -11,9 +15,20 @@ func (c *connection) register() {
 	}, "", nil)
 }
 
+// registered returns what the registry is told of a user's connections here.
+func (r *roster) registered(user string) []wire.PresenceConn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sections[sectionKey{"", user}]; s != nil {
+		return slices.Clone(s.conns)
+	}
+	return nil
+}
+
 // reintroduce tells others what a newer token says.
 func (c *connection) reintroduce() {
 	c.register()
+	c.index()
 	info := c.publicInfo()
 	c.mu.Lock()
 	var topics []string

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,14 +20,98 @@ type request struct {
 	timer *time.Timer
 }
 
-// ask passes a request on fl.conn.<conn> to its client. A reply subject that
-// Fairlead may not publish to drops the request: answering it would lend the
-// gateway's rights to whoever asked.
-func (g *Service) ask(in *interest, msg *nats.Msg) {
+// asksOnly handles what comes on the subject of a user or of a connection and is
+// no message: a request to a connection, and the question who holds the user.
+func (g *Service) asksOnly(in *interest, msg *nats.Msg) bool {
+	probe := wire.HeaderValue(msg.Header, wire.HeaderProbe) != ""
+	switch {
+	case !probe && (in.kind != kindConn || msg.Reply == ""):
+		return false
+	case !g.mayReply(msg):
+	case probe:
+		g.answerProbe(in, msg.Reply)
+	default:
+		g.ask(in, msg)
+	}
+	return true
+}
+
+// mayReply reports whether a message has a reply subject to which the gateway
+// may publish: answering any other would lend its rights to whoever asked.
+func (g *Service) mayReply(msg *nats.Msg) bool {
+	if msg.Reply == "" {
+		return false
+	}
 	if !g.guard.MayReply(msg.Reply) {
 		g.metrics.badReplies.Add(1)
+		return false
+	}
+	return true
+}
+
+// answerProbe says which connections of a user the gateway holds. Another may
+// hold some where this one has none any more, so it says nothing then.
+func (g *Service) answerProbe(in *interest, reply string) {
+	var user string
+	var probed wire.Probed
+	in.each(func(c *connection) {
+		if !c.ending() {
+			user = c.user()
+			probed.Connections = append(probed.Connections, wire.ProbedConn{Conn: c.id, Since: c.opened.UnixMilli()})
+		}
+	})
+	if len(probed.Connections) == 0 {
+		if in.kind == kindConn {
+			g.respondGone(reply)
+		}
 		return
 	}
+	stored := g.roster.registered(user)
+	for i := range probed.Connections {
+		p := &probed.Connections[i]
+		if at := slices.IndexFunc(stored, func(s wire.PresenceConn) bool { return s.Conn == p.Conn }); at >= 0 {
+			p.Order = stored[at].Order
+		}
+	}
+	data, err := json.Marshal(probed)
+	g.respond(reply, data, wire.AsErrorOrNil(err))
+}
+
+// tellReached answers a message to a user that came as a request.
+func (g *Service) tellReached(in *interest, msg *nats.Msg) {
+	if !g.mayReply(msg) {
+		return
+	}
+	exclude := wire.ParseMeta(msg.Header).Exclude
+	n := 0
+	in.each(func(c *connection) {
+		if c.id != exclude && !c.ending() {
+			n++
+		}
+	})
+	data, err := json.Marshal(wire.Reached{Reached: n})
+	g.respond(msg.Reply, data, wire.AsErrorOrNil(err))
+}
+
+// ending reports whether the connection takes no more frames.
+func (c *connection) ending() bool {
+	code, _, _ := c.out.Closed()
+	return code != 0
+}
+
+// respondGone answers a request for a connection that is gone as NATS does where
+// nobody listens, so that the requester turns elsewhere at once. Clients that look
+// for that in another place than NATS' own header see an error.
+func (g *Service) respondGone(reply string) {
+	msg := &nats.Msg{Subject: reply, Header: nats.Header{"Status": {"503"}}}
+	wire.ErrorHeader(msg.Header, wire.Errorf(wire.NotFound, "no such connection"))
+	if err := g.requests.PublishMsg(msg); err != nil {
+		g.metrics.publishErrors.Add(1)
+	}
+}
+
+// ask passes a request on fl.conn.<conn> to its client.
+func (g *Service) ask(in *interest, msg *nats.Msg) {
 	timeout := defaultRequestTimeout
 	if ms, err := strconv.ParseInt(wire.HeaderValue(msg.Header, wire.HeaderDeadline), 10, 64); err == nil {
 		timeout = min(max(time.Until(time.UnixMilli(ms)), time.Millisecond), time.Minute)
@@ -33,7 +119,12 @@ func (g *Service) ask(in *interest, msg *nats.Msg) {
 	meta := wire.ParseMeta(msg.Header)
 	ref := nuid.Next()
 	frame := wire.AppendRequest(make([]byte, 0, len(msg.Data)+128), ref, meta.Event, msg.Data, timeout.Milliseconds())
+	gone := true
 	in.each(func(c *connection) {
+		if c.ending() {
+			return
+		}
+		gone = false
 		if err := c.remember(ref, msg.Reply, timeout); err != nil {
 			g.respond(msg.Reply, nil, err)
 			return
@@ -41,6 +132,9 @@ func (g *Service) ask(in *interest, msg *nats.Msg) {
 		g.metrics.requests.Add(1)
 		c.out.Send(frame)
 	})
+	if gone {
+		g.respondGone(msg.Reply)
+	}
 }
 
 func (c *connection) remember(ref, reply string, timeout time.Duration) *wire.Error {

@@ -70,8 +70,9 @@ func TestForgedReplySubjects(t *testing.T) {
 	}
 }
 
-// A topic is no endpoint: who publishes there with a reply subject gets none.
-func TestTopicsAnswerNobody(t *testing.T) {
+// A topic is no endpoint: who publishes there with a reply subject gets none. Who
+// sends to a user that way hears how many connections that was.
+func TestUsersAnswerTopicsDoNot(t *testing.T) {
 	r := startGateway(t, natsdev.Test(t))
 	nc := r.bus()
 	p := r.dial()
@@ -89,8 +90,11 @@ func TestTopicsAnswerNobody(t *testing.T) {
 		t.Errorf("got %v, want two messages", got)
 	}
 	settled(t, nc)
+	if got, want := string(heard(t, answers).Data), `{"reached":1}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 	if n, _, err := answers.Pending(); err != nil || n != 0 {
-		t.Errorf("%d answers (%v), want none", n, err)
+		t.Errorf("%d more answers (%v), want none", n, err)
 	}
 }
 

@@ -60,6 +60,7 @@ type Service struct {
 	outbox      *outbox.Outbox
 	connections *connections
 	calls       *calls
+	rates       *rates
 	fanout      *fanout
 	sent        *liveness // of what was published
 	link        *link
@@ -89,9 +90,15 @@ type Service struct {
 	departures     *departures
 	rooms          *rooms
 	groups         *groups
+	cursors        *cursors
 	lease          *lease
 	leaseOf        atomic.Pointer[lease] // the same, for hooks of its connection
 	presenceHealth presenceHealth
+
+	attributes  *attributeIndex[*connection]
+	matching    chan *nats.Msg // what came on fl.match
+	controls    *controls
+	revocations *revocations
 
 	serving  atomic.Bool
 	draining atomic.Bool
@@ -115,14 +122,18 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		guard:       bus.Guard{Prefixes: deps.NATS.ReplyPrefixes},
 		connections: newConnections(),
 		calls:       newCalls(),
+		rates:       newRates(),
 		lost:        make(chan struct{}, 1),
 		acks:        newAcks(),
 		batches:     make(chan struct{}, batchesAtOnce),
 		reading:     make(chan struct{}, pastPerCore*runtime.GOMAXPROCS(0)),
 		tracer:      deps.Trace,
+		attributes:  newAttributeIndex[*connection](),
+		controls:    newControls(),
+		revocations: newRevocations(),
 	}
 	g.roster, g.rooms, g.groups = newRoster(g), newRooms(g), newGroups(g)
-	g.departures = newDepartures(g.roster)
+	g.departures, g.cursors = newDepartures(g.roster), newCursors(g)
 	g.log = deps.Log.With("service", "gateway", "gateway", g.id)
 	var errs []error
 	var err error
@@ -160,7 +171,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 // ID returns the gateway's id, new with every start.
 func (g *Service) ID() string { return g.id }
 
-// Run serves until ctx is done, then drains: clients are asked to leave over
+// Run serves until ctx is done, or an operator has it drain; then it drains: clients are asked to leave over
 // the drain window, the rest is closed with 1001, and what was published is
 // flushed. It returns nil after a clean stop. NATS may be away when it begins.
 func (g *Service) Run(ctx context.Context) error {
@@ -183,7 +194,7 @@ func (g *Service) Run(ctx context.Context) error {
 	}
 	g.sent = newLiveness(g.requests)
 	g.fanout = newFanout(g.live, shardsPerCore*runtime.GOMAXPROCS(0), g.deliver)
-	g.fanout.prepare = g.listenTo
+	g.fanout.prepare, g.fanout.answered = g.listenTo, g.cursors.answered
 	js, err := jetstream.New(g.requests)
 	if err != nil {
 		return errors.Join(fmt.Errorf("jetstream: %w", err), g.closeLink(work))
@@ -192,7 +203,8 @@ func (g *Service) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("jetstream: %w", err), g.closeLink(work))
 	}
 	g.streams = streams.Store{JetStream: js, Namespace: g.cfg.Namespace, Replicas: g.cfg.Replicas}
-	if err := errors.Join(g.acks.subscribe(g.requests), g.watchStreams(), g.calls.subscribe(g.requests), g.fanout.subscribeProbes(g.cfg.Namespace, g.id)); err != nil {
+	if err := errors.Join(g.acks.subscribe(g.requests), g.watchStreams(), g.calls.subscribe(g.requests), g.fanout.subscribeProbes(g.cfg.Namespace, g.id),
+		g.fanout.subscribeInboxes(), g.subscribeMatch(), g.subscribeControl()); err != nil {
 		return errors.Join(err, g.closeLink(work))
 	}
 	g.link.connected(nil)
@@ -221,6 +233,14 @@ func (g *Service) Run(ctx context.Context) error {
 	background(g.rooms.run)
 	background(g.rooms.look)
 	background(g.groups.run)
+	background(g.cursors.run)
+	background(g.cursors.look)
+	background(g.runMatch)
+	background(g.followRevoked)
+	background(g.keepRevoked)
+	for _, queue := range g.controls.queue {
+		background(func(ctx context.Context) { g.controls.run(ctx, queue) })
+	}
 	background(func(ctx context.Context) { g.acks.run(ctx, g) })
 	group.Go(func() error { return g.outbox.Run(work) })
 	group.Go(func() error { return g.auth.Run(work) })
@@ -245,6 +265,7 @@ func (g *Service) Run(ctx context.Context) error {
 
 	select {
 	case <-ctx.Done():
+	case <-g.controls.drain:
 	case <-work.Done(): // something failed: group.Wait has its error
 	}
 	g.draining.Store(true)
@@ -269,6 +290,7 @@ func (g *Service) stop(server *http.Server, gone <-chan struct{}) error {
 	}
 	g.connections.each(func(c *connection) { c.out.Abort() })
 	<-gone
+	g.cursors.farewell()
 	g.farewell()
 	return errors.Join(err, g.closeLink(context.Background()))
 }
@@ -317,6 +339,7 @@ func (g *Service) followRules(ctx context.Context) {
 				g.govern(in)
 			}
 		})
+		g.cursors.rulesChanged()
 		select {
 		case <-ctx.Done():
 			return

@@ -348,7 +348,7 @@ func (g *Service) ensureAll(ctx context.Context, set *rules.Set) bool {
 // listenTo subscribes a new interest: by its topic's log, if that is replayed.
 func (g *Service) listenTo(in *interest) error {
 	switch in.kind {
-	case kindUser, kindConn, kindPresence, kindGroup, kindGroupEntry:
+	case kindUser, kindConn, kindPresence, kindGroup, kindGroupEntry, kindCursor:
 		_, err := g.fanout.listen(in, "")
 		return err
 	case kindPattern:

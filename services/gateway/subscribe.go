@@ -21,15 +21,16 @@ type pendingSubscribe struct {
 	last     int
 	presence string
 	data     []byte
+	cursors  bool
 }
 
 // subscribe begins a subscription. Those of one array share one round trip to
 // the server: settle ends them.
 func (c *connection) subscribe(f *wire.Frame) *wire.Error {
-	if f.Cursors {
-		return wire.Errorf(wire.Unimplemented, "`cursors` is served by the presence service, which does not have them yet")
-	}
 	if err := c.mayAttend(f); err != nil {
+		return err
+	}
+	if err := c.mayWatchCursors(f); err != nil {
 		return err
 	}
 	for _, p := range c.pending {
@@ -46,13 +47,22 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 	}
 	if m := c.topics.of(f.Topic); m != nil {
 		id, refused := f.ID, c.refused(f)
-		return c.replacePresence(f, func(err *wire.Error) {
+		showCursors, err := c.replaceCursors(f)
+		if err != nil {
+			return err
+		}
+		err = c.replacePresence(f, func(err *wire.Error) {
 			if err != nil {
 				refused(err)
-				return
+			} else {
+				c.ok(id, m.again())
 			}
-			c.ok(id, m.again())
+			showCursors(err == nil)
 		})
+		if err != nil {
+			showCursors(false)
+		}
+		return err
 	}
 	if limit := c.g.cfg.Limits.TopicsPerConnection; len(c.topics)+len(c.pending) >= limit {
 		c.g.metrics.limited.Add(1)
@@ -81,7 +91,7 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 	c.pending = append(c.pending, pendingSubscribe{
 		in: in, id: f.ID, topic: f.Topic,
 		after: wire.Position{Seq: f.After, Ts: f.Ts}, hasAfter: f.HasAfter, last: int(f.Last),
-		presence: f.Presence, data: f.Data,
+		presence: f.Presence, data: f.Data, cursors: f.Cursors,
 	})
 	return nil
 }
@@ -147,6 +157,9 @@ func (c *connection) settle() {
 		for i, r := range c.prepareAll(looking, some) {
 			c.topics = append(c.topics, c.attach(&some[i], r))
 			c.observe(&some[i])
+			if some[i].cursors {
+				c.watchCursors(some[i].topic)
+			}
 		}
 	}
 }
@@ -197,6 +210,7 @@ func (c *connection) unsubscribe(f *wire.Frame) *wire.Error {
 
 func (c *connection) drop(topic string) {
 	c.unattend(topic)
+	c.g.cursors.leave(c, topic)
 	if m := c.topics.remove(topic); m != nil {
 		m.in.leave(m)
 		c.g.fanout.release(m.in)

@@ -186,7 +186,8 @@ func TestSubscribeOptions(t *testing.T) {
 		{`{"op":"subscribe","id":9,"topic":"x.>","presence":"watch"}`, "INVALID_ARGUMENT", "presence", ""},
 		{`{"op":"subscribe","id":9,"topic":"x","presence":"lurk"}`, "INVALID_ARGUMENT", "presence", ""},
 		{`{"op":"subscribe","id":9,"topic":"x","presence":"join"}`, "UNAVAILABLE", "", ""},
-		{`{"op":"subscribe","id":9,"topic":"x","cursors":true}`, "UNIMPLEMENTED", "", "presence service"},
+		{`{"op":"subscribe","id":9,"topic":"x.>","cursors":true}`, "INVALID_ARGUMENT", "cursors", ""},
+		{`{"op":"subscribe","id":9,"topic":"x","cursors":1}`, "INVALID_ARGUMENT", "cursors", ""},
 	} {
 		p.send(c.frame)
 		details := p.expectError(9, c.code)

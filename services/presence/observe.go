@@ -43,6 +43,7 @@ func (s *Service) observe() error {
 	gauge("members_present", "Users on topics, counted once for each topic.", func() int64 { _, n := s.topics.size(); return int64(n) })
 	gauge("users_online", "Users with a connection.", func() int64 { _, n := s.registry.size(); return int64(n) })
 	s.groups.observe(counter)
+	errs = append(errs, s.asker.observe(meter, counter, gauge))
 	counter("session_sets_total", "Sessions made or replaced.", s.sessions.sets.Load)
 	errs = append(errs,
 		telemetry.CounterBy(meter, "fairlead_presence_session_gets_total", "Sessions asked for, by whether there was one.", "result", s.sessions.gets.observe),

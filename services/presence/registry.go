@@ -30,6 +30,25 @@ func (s *Service) Lookup(ctx context.Context, req wire.PresenceUser) (wire.Prese
 	return reply, err
 }
 
+// connections returns those of a user, the newest first; none where that is not
+// known.
+func (s *Service) connections(user string) (conns []string) {
+	var all []wire.PresenceConn
+	// Without a view the gateways are asked.
+	_ = s.registry.with(context.Background(), 0, func(v *view) {
+		for _, p := range v.user("", user) {
+			all = append(all, p.Conns...)
+		}
+	})
+	slices.SortFunc(all, func(a, b wire.PresenceConn) int {
+		return cmp.Or(cmp.Compare(b.Order, a.Order), cmp.Compare(b.Since, a.Since), cmp.Compare(b.Conn, a.Conn))
+	})
+	for _, c := range all {
+		conns = append(conns, c.Conn)
+	}
+	return conns
+}
+
 // Online says of each user whether they have a connection.
 func (s *Service) Online(ctx context.Context, req wire.PresenceUsers) (wire.PresenceOnline, error) {
 	if len(req.Users) > maxUsers {

@@ -54,6 +54,8 @@ type Service struct {
 	groups   *groups
 	sessions *sessions
 
+	asker *asker
+
 	seatQueue queues
 	deaths    deaths
 }
@@ -94,7 +96,7 @@ func (s *Service) Ready() error {
 		return errors.New("the buckets are not there yet")
 	case !s.leases.ready() || !s.topics.ready() || !s.registry.ready() || !s.groups.ready():
 		return errors.New("the buckets are not read yet")
-	case !s.requests.IsConnected():
+	case !s.requests.IsConnected() || !s.asker.nc.IsConnected():
 		return errors.New("NATS is away")
 	}
 	return nil
@@ -131,6 +133,17 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		return bucket{Bucket: kv.Open(s.requests, s.cfg.Namespace, name), feed: kv.Open(feeds, s.cfg.Namespace, name), log: s.slog}
 	}
 	s.build(open)
+	asks, err := connect("asks")
+	if err != nil {
+		return err
+	}
+	defer asks.Close()
+	if s.asker, err = newAsker(s, asks); err != nil {
+		return err
+	}
+	if asks.IsConnected() {
+		_ = s.asker.ready(ctx) // who finds the endpoints can ask
+	}
 	if err := s.observe(); err != nil {
 		return err
 	}
@@ -162,7 +175,10 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	s.serving.Store(false)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainWait)
 	defer cancel()
+	var drained errgroup.Group
+	drained.Go(func() error { return s.asker.drain(bounded) })
 	err = served.Drain(bounded)
+	err = errors.Join(err, drained.Wait())
 	halt()
 	return errors.Join(err, group.Wait())
 }
@@ -202,7 +218,7 @@ func (s *Service) make(ctx context.Context, js jetstream.JetStream) {
 
 // confirm notes that the server has the endpoints.
 func (s *Service) confirm(ctx context.Context, served *bus.Served) {
-	for served.Ready(ctx) != nil {
+	for served.Ready(ctx) != nil || s.asker.ready(ctx) != nil {
 		if clock.Sleep(ctx, retryPause) != nil {
 			return
 		}

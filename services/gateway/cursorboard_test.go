@@ -1,0 +1,166 @@
+package gateway
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+func testBoard(most int) (*cursorBoard, time.Time) {
+	now := time.UnixMilli(1_760_000_000_000)
+	b := newCursorBoard("g1", most)
+	b.live(10*time.Second, now)
+	return b, now
+}
+
+func moves(at int64, data string, users ...string) (m []wire.CursorMove) {
+	for _, user := range users {
+		m = append(m, wire.CursorMove{User: user, At: at, Data: []byte(data)})
+	}
+	return m
+}
+
+// Only the connection that moved a cursor last takes it away.
+func TestCursorEndsWithItsLastMover(t *testing.T) {
+	b, now := testBoard(10)
+	first, second := &connection{}, &connection{}
+	b.move("ann", first, []byte("1"), now)
+	b.move("ann", second, []byte("2"), now)
+	if b.leave("ann", first, now); b.there != 1 {
+		t.Error("the connection that did not move last took the cursor away")
+	}
+	if b.leave("ann", second, now); b.there != 0 {
+		t.Error("the cursor outlived the connection that moved it last")
+	}
+	b.move("ann", first, []byte("3"), now)
+	b.hear(&wire.CursorMessage{Gateway: "g2", Moved: moves(now.UnixMilli()+100, "4", "ann")}, now)
+	if b.leave("ann", first, now); b.there != 1 || b.own != 0 {
+		t.Error("a connection took away what the user's other one, on another gateway, moved later")
+	}
+	b.hear(&wire.CursorMessage{Gateway: "g2", Gone: []wire.CursorGone{{User: "ann", At: now.UnixMilli() + 100}}}, now)
+	if b.there != 0 {
+		t.Error("the cursor outlived its end on the other gateway")
+	}
+}
+
+// A move that was overtaken brings nothing back.
+func TestCursorsThatAreGoneStayGone(t *testing.T) {
+	b, now := testBoard(10)
+	at := now.UnixMilli()
+	b.hear(&wire.CursorMessage{Gateway: "g2", Gone: []wire.CursorGone{{User: "ann", At: at}}}, now)
+	b.hear(&wire.CursorMessage{Gateway: "g3", Moved: moves(at-5, "1", "ann")}, now)
+	if b.there != 0 {
+		t.Error("an older move of another gateway brought a cursor back")
+	}
+	b.move("ann", &connection{}, []byte("2"), now.Add(-time.Hour)) // a clock that is behind
+	if b.there != 1 || b.records["ann"].at <= at {
+		t.Errorf("a move behind a newer clock's: got %+v, want a greater stamp than %d", b.records["ann"], at)
+	}
+	consistent(t, b)
+}
+
+func TestCursorsExpire(t *testing.T) {
+	b, now := testBoard(10)
+	b.move("own", &connection{}, []byte("1"), now)
+	b.hear(&wire.CursorMessage{Gateway: "g2", Moved: []wire.CursorMove{{User: "old", At: 5, AgeMs: 9000, Data: []byte("1")}, {User: "new", At: 5, Data: []byte("1")}}}, now)
+	step := func(after time.Duration, want ...string) {
+		t.Helper()
+		b.expire(now.Add(after))
+		if got := slices.Sorted(maps.Keys(shownOn(b))); !slices.Equal(got, want) {
+			t.Errorf("after %s: got %v, want %v", after, got, want)
+		}
+		consistent(t, b)
+	}
+	step(999*time.Millisecond, "new", "old", "own")
+	step(1500*time.Millisecond, "new", "own")
+	b.move("own", &connection{}, []byte("2"), now.Add(5*time.Second))
+	step(9900*time.Millisecond, "new", "own")
+	step(10300*time.Millisecond, "own")
+	p := b.untoldPage(1000, now)
+	if p.count != 1 {
+		t.Errorf("%d own changes to tell, want the move", p.count)
+	}
+	step(15500 * time.Millisecond)
+	if p = b.untoldPage(1000, now); p.count != 1 || len(p.gone) == 0 {
+		t.Errorf("others are not told that an own cursor expired: %+v", p)
+	}
+	// What only ran out here is taken when it is said again.
+	b.hear(&wire.CursorMessage{Gateway: "g2", Whole: true, Moved: moves(5, "1", "new")}, now.Add(16*time.Second))
+	step(16*time.Second, "new")
+	step(time.Minute)
+	step(2 * time.Minute)
+	if len(b.records) != 0 || !b.sweepAt.IsZero() || len(b.gateways) != 0 {
+		t.Errorf("%d records and %d gateways are left, and a sweep at %v", len(b.records), len(b.gateways), b.sweepAt)
+	}
+}
+
+func TestCursorBoardIsBounded(t *testing.T) {
+	b, now := testBoard(3)
+	for i := range 5 {
+		if got, want := b.move(fmt.Sprint("own", i), &connection{}, []byte("1"), now), i < 3; got != want {
+			t.Errorf("move %d: got %v, want %v", i, got, want)
+		}
+	}
+	if !b.move("own1", &connection{}, []byte("2"), now) {
+		t.Error("a cursor that is there could not move on a full board")
+	}
+	if got := b.hear(&wire.CursorMessage{Gateway: "g2", Moved: moves(now.UnixMilli()+9, "1", "own1", "x", "y")}, now); got != 2 {
+		t.Errorf("%d of another gateway's cursors were refused, want the 2 new ones", got)
+	}
+	for i := range 100 {
+		b.hear(&wire.CursorMessage{Gateway: fmt.Sprint("h", i), Gone: []wire.CursorGone{{User: fmt.Sprint("u", i), At: 1}}}, now)
+	}
+	consistent(t, b)
+	if len(b.records) > 6 || len(b.gateways) > 1 {
+		t.Errorf("%d records and %d gateways on a board of three", len(b.records), len(b.gateways))
+	}
+}
+
+// A snapshot in pages replaces what was known of its gateway, and nothing before
+// it is complete; one with a page missing takes nothing away.
+func TestCursorSnapshots(t *testing.T) {
+	b, now := testBoard(10)
+	b.hear(&wire.CursorMessage{Gateway: "g2", Moved: moves(5, "1", "a", "b", "c")}, now)
+	b.hear(&wire.CursorMessage{Gateway: "g3", Moved: moves(5, "1", "z")}, now)
+	page := func(n int64, more bool, users ...string) {
+		b.hear(&wire.CursorMessage{Gateway: "g2", Whole: true, Page: n, More: more, Moved: moves(5, "1", users...)}, now)
+	}
+	page(0, true, "a")
+	if b.there != 4 {
+		t.Error("half a snapshot took something away")
+	}
+	b.hear(&wire.CursorMessage{Gateway: "g2", Moved: moves(6, "2", "d")}, now)
+	page(1, false, "b")
+	if got := slices.Sorted(maps.Keys(shownOn(b))); !slices.Equal(got, []string{"a", "b", "d", "z"}) {
+		t.Errorf("after the snapshot: %v", got)
+	}
+	page(0, true, "a")
+	page(2, false)
+	if b.there != 4 {
+		t.Error("a snapshot without its second page took something away")
+	}
+	b.question()
+	page(0, false, "a", "b")
+	b.unanswered(now)
+	if got := slices.Sorted(maps.Keys(shownOn(b))); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("after a question that g3 did not answer: %v", got)
+	}
+	// Who came, or came back, behind a question has nothing to answer for.
+	b.question()
+	b.hear(&wire.CursorMessage{Gateway: "g4", Moved: moves(9, "1", "new")}, now)
+	b.hear(&wire.CursorMessage{Gateway: "g2", Moved: moves(9, "2", "b")}, now)
+	b.unanswered(now)
+	if got := slices.Sorted(maps.Keys(shownOn(b))); !slices.Equal(got, []string{"b", "new"}) {
+		t.Errorf("after a question that came before the moves: %v", got)
+	}
+	b.forget("g4", now)
+	b.forget("g2", now)
+	if b.there != 0 || len(b.gateways) != 0 {
+		t.Errorf("%d cursors of a gateway that is forgotten", b.there)
+	}
+	consistent(t, b)
+}
