@@ -22,6 +22,7 @@ type BenchCmd struct {
 	ReplaySince   benchReplaySince   `cmd:"" help:"Reading the past: recent, sparse, and of very many topics."`
 	ReplayResumes benchReplayResumes `cmd:"" help:"What publishing costs while many clients resume."`
 	Presence      benchPresence      `cmd:"" help:"Joins and leaves a second in an empty and a full room, and what members who stay cost."`
+	Ask           benchAsk           `cmd:"" help:"Asking a user over two gateways, and one who is offline, against a bare NATS request."`
 	ReplayStorm   benchReplayStorm   `cmd:"" help:"A gateway is killed: until all its clients have what they missed, against plain connects."`
 	NATS          benchNATS          `cmd:"" name:"nats" hidden:""`
 }

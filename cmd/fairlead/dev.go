@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/natsdev"
 	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/pkg/fairlead"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 )
@@ -87,6 +88,14 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 	second := demoGateway(env, server.ClientURL(), secret)
 	if second != nil {
 		defer second.Close()
+	}
+	if cfg.Demo {
+		worker, err := demo.StartWorker(server.InProcess(), fairlead.Options{Namespace: cfg.Namespace, ReplyPrefixes: cfg.NATS.ReplyPrefixes},
+			slog.New(slog.NewTextHandler(env.Stderr, nil)))
+		if err != nil {
+			return err
+		}
+		defer worker.Close()
 	}
 	p := process{
 		mode: rules.Dev, what: "dev", gateway: true, replay: true, presence: true,

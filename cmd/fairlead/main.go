@@ -21,6 +21,9 @@ type cli struct {
 	Pub     PubCmd     `cmd:"" help:"Publish a message."`
 	Sub     SubCmd     `cmd:"" help:"Print the messages of topics."`
 	Call    CallCmd    `cmd:"" help:"Call a worker's method."`
+	Ask     AskCmd     `cmd:"" help:"Ask a user's client, on the bus at FAIRLEAD_NATS_URL."`
+	Send    SendCmd    `cmd:"" help:"Send to a user, a connection, or all with some attributes, on the bus."`
+	Kick    KickCmd    `cmd:"" help:"Disconnect a user or a connection, on the bus."`
 	Replay  ReplayCmd  `cmd:"" help:"Ask for the past of a topic, on the bus at FAIRLEAD_NATS_URL."`
 	Token   TokenCmd   `cmd:"" help:"Make a token."`
 	Rules   RulesCmd   `cmd:"" help:"Check, apply and explain the rules of topics."`

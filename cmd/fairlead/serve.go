@@ -10,15 +10,10 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
-
 	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/rules"
+	"github.com/fairlead-io/fairlead/internal/suite"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
-	"github.com/fairlead-io/fairlead/services/gateway"
-	"github.com/fairlead-io/fairlead/services/presence"
-	"github.com/fairlead-io/fairlead/services/replay"
 )
 
 // process is what `dev` and `run` do differently.
@@ -88,100 +83,49 @@ func serve(ctx context.Context, env *Env, cfg *config, p process) error {
 	}
 	defer closeRules()
 
-	var checks telemetry.Checks
-	group, front := errgroup.WithContext(ctx)
-	// behind is for what the gateway needs while it drains.
-	behind, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
-	var fronts []func(context.Context) error
-	var backs []func(context.Context) error
-	if p.replay {
-		r, err := replay.New(cfg.Replay, replay.Deps{
-			NATS: natsConfig, Rules: live, Log: log, Version: version(), Meter: tel.MeterProvider, Tracer: tel.TracerProvider, Checks: &checks,
-		})
-		if err != nil {
-			return usage(err)
-		}
-		backs = append(backs, r.Run)
+	parts, err := newProcess(cfg, natsConfig, p, live, tel)
+	if err != nil {
+		return err
 	}
-	if p.presence {
-		s, err := presence.New(cfg.Presence, presence.Deps{
-			NATS: natsConfig, Rules: live, Log: log, Version: version(), Meter: tel.MeterProvider, Tracer: tel.TracerProvider, Checks: &checks,
-		})
-		if err != nil {
-			return usage(err)
-		}
-		backs = append(backs, s.Run)
-	}
-	if p.gateway {
-		g, err := newGateway(cfg, natsConfig, p, live, tel, &checks)
-		if err != nil {
-			return err
-		}
-		fronts = append(fronts, g.Run)
-	}
-	admin, err := adminServer(cfg, tel, &checks, log)
+	admin, err := adminServer(cfg, tel, parts.Checks(), log)
 	if err != nil {
 		return err
 	}
 	if admin != nil {
 		defer admin.Close()
 	}
-
-	group.Go(func() error { return live.Run(behind) })
-	for _, run := range backs {
-		group.Go(func() error { return run(behind) })
-	}
-	group.Go(func() error {
-		defer release()
-		inner, innerCtx := errgroup.WithContext(front)
-		for _, run := range fronts {
-			inner.Go(func() error { return run(innerCtx) })
-		}
-		<-innerCtx.Done()
-		return inner.Wait()
-	})
-	group.Go(func() error { announce(front, &checks, p.ready, log); return nil })
-	return group.Wait()
+	return parts.Run(ctx)
 }
 
-func newGateway(cfg *config, natsConfig bus.Config, p process, live *rules.Live, tel *telemetry.Telemetry, checks *telemetry.Checks) (*gateway.Service, error) {
-	listener := p.http
-	if listener == nil {
+// newProcess makes the services, and the listener of the gateway.
+func newProcess(cfg *config, natsConfig bus.Config, p process, live *rules.Live, tel *telemetry.Telemetry) (*suite.Process, error) {
+	composed := suite.Config{
+		NATS: natsConfig, Rules: live, Telemetry: tel, Version: version(), Mount: p.mount, Ready: p.ready, Listener: p.http,
+	}
+	if p.replay {
+		composed.Replay = &cfg.Replay
+	}
+	if p.presence {
+		composed.Presence = &cfg.Presence
+	}
+	if !p.gateway {
+		parts, err := suite.New(composed)
+		return parts, usage(err)
+	}
+	composed.Gateway = &cfg.Gateway
+	if composed.Listener == nil {
 		var err error
-		if listener, err = net.Listen("tcp", cfg.Gateway.Addr); err != nil {
+		if composed.Listener, err = net.Listen("tcp", cfg.Gateway.Addr); err != nil {
 			return nil, usage(fmt.Errorf("FAIRLEAD_HTTP_ADDR=%s: %w", cfg.Gateway.Addr, cause(err)))
 		}
 	}
-	g, err := gateway.New(cfg.Gateway, gateway.Deps{
-		NATS: natsConfig, Rules: live, Log: tel.Log, Meter: tel.MeterProvider.Meter("fairlead/gateway"),
-		Trace: tel.Tracer("fairlead/gateway"), Checks: checks, Mount: p.mount, Listener: listener,
-	})
+	parts, err := suite.New(composed)
 	if err != nil {
-		listener.Close()
+		composed.Listener.Close()
 		return nil, usage(err)
 	}
-	tel.Log.Info("gateway starts", "http", listener.Addr().String(), "auth", cfg.Gateway.Auth.Mode, "gateway", g.ID(), "version", version())
-	return g, nil
-}
-
-// announce calls ready once, when every service of the process is.
-func announce(ctx context.Context, checks *telemetry.Checks, ready func(*slog.Logger), log *slog.Logger) {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if _, ok := checks.Run(ctx); ok {
-			if ready != nil {
-				ready(log)
-			}
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
+	tel.Log.Info("gateway starts", "http", composed.Listener.Addr().String(), "auth", cfg.Gateway.Auth.Mode, "gateway", parts.GatewayID(), "version", version())
+	return parts, nil
 }
 
 // followRules makes the rules that count, on a NATS connection of their own.
@@ -193,29 +137,15 @@ func followRules(ctx context.Context, cfg *config, natsConfig bus.Config, p proc
 			return nil, nil, usage(fmt.Errorf("FAIRLEAD_TOPICS_FILE=%s: must be a readable file: %w", cfg.TopicsFile, cause(err)))
 		}
 	}
-	natsConfig.Name = "fairlead-rules"
-	nc, err := bus.Connect(ctx, natsConfig, bus.Hooks{})
-	if err != nil {
-		return nil, nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
-		return nil, nil, fmt.Errorf("jetstream: %w", err)
-	}
-	live, err := rules.Follow(rules.Options{
-		Store: rules.Store{JetStream: js, Namespace: cfg.Namespace, Replicas: cfg.NATS.Replicas},
+	live, closeRules, err := suite.FollowRules(ctx, natsConfig, rules.Options{
+		Store: rules.Store{Namespace: cfg.Namespace, Replicas: cfg.NATS.Replicas},
 		Mode:  p.mode, File: file, PutBuiltin: p.mode == rules.Dev, By: "fairlead " + p.what + " on " + hostname(), Log: log,
 	})
-	if err != nil {
-		nc.Close()
-		var problems rules.Problems
-		if errors.As(err, &problems) {
-			return nil, nil, usage(problemLines(cfg.TopicsFile, problems))
-		}
-		return nil, nil, usage(err)
+	var problems rules.Problems
+	if errors.As(err, &problems) {
+		return nil, nil, usage(problemLines(cfg.TopicsFile, problems))
 	}
-	return live, nc.Close, nil
+	return live, closeRules, err
 }
 
 func problemLines(file string, problems rules.Problems) error {

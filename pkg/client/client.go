@@ -1,6 +1,7 @@
-// Package client is a WebSocket client of a Fairlead gateway: it speaks the
-// protocol of package wire over one connection and never reconnects by itself,
-// so that its caller sees every close and decides.
+// Package client is a WebSocket client of a Fairlead gateway. A [Client] speaks
+// the protocol of package wire over one connection and never reconnects by itself,
+// so that its caller sees every close and decides. A [Session] decides as the
+// protocol says: it dials again and follows its topics from where it was.
 //
 //	c, err := client.Dial(ctx, "ws://127.0.0.1:8080/ws", client.Options{Token: token})
 //	sub, err := c.Subscribe(ctx, "chat.lobby", client.SubscribeOptions{})
@@ -14,6 +15,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -43,6 +45,10 @@ const (
 type Options struct {
 	// Token is the JWT that hello carries; empty for an anonymous user.
 	Token string
+	// TokenSource takes the place of Token: it is asked for the first one, for
+	// another one before that expires, and when the server wants a newer one. ctx
+	// ends after RequestTimeout. What goes wrong later is told to [Client.OnError].
+	TokenSource func(ctx context.Context) (string, error)
 	// Session is an earlier [Welcome.Session], to keep that identity.
 	Session string
 	// Client names the program in hello (for the gateway's records only).
@@ -100,6 +106,7 @@ type Client struct {
 	pending  map[int64]*request
 	subs     map[string]*Subscription // by topic or pattern
 	patterns int                      // subscriptions in subs that hold a wildcard
+	groups   map[string]*Group        // by name
 	serves   map[string]*server
 	inbox    *callback[Message]
 	other    *callback[Message]
@@ -110,7 +117,9 @@ type Client struct {
 	closeErr *CloseError
 	localErr *CloseError // what this side closed for, before the reader noticed
 
-	refusing chan struct{} // one element per refusal under way
+	renew    chan struct{}      // has an element when the server wants a newer token
+	leaving  chan time.Duration // has an element when the server drains
+	refusing chan struct{}      // one element per refusal under way
 	tap      chan Frame
 	stop     chan struct{} // closed when this side has closed: callbacks end
 	halt     sync.Once
@@ -123,6 +132,12 @@ type Client struct {
 // status (401 UNAUTHENTICATED, 403 PERMISSION_DENIED, 429 RESOURCE_EXHAUSTED,
 // 503 UNAVAILABLE with its Retry-After, …); details.status holds the status.
 func Dial(ctx context.Context, url string, o Options) (*Client, error) {
+	if o.TokenSource != nil && !o.NoHello {
+		var err error
+		if o.Token, err = askToken(ctx, o.TokenSource, cmp.Or(max(o.RequestTimeout, 0), DefaultRequestTimeout)); err != nil {
+			return nil, err
+		}
+	}
 	c, err := open(ctx, url, o)
 	if err != nil {
 		return nil, err
@@ -133,10 +148,21 @@ func Dial(ctx context.Context, url string, o Options) (*Client, error) {
 			return nil, err
 		}
 	}
+	if o.NoHello {
+		o.TokenSource = nil
+	}
+	c.keep(o)
+	return c, nil
+}
+
+// keep begins what a connection does by itself once hello was answered.
+func (c *Client) keep(o Options) {
 	if o.Watchdog {
 		c.start(c.watch)
 	}
-	return c, nil
+	if o.TokenSource != nil {
+		c.start(func() { c.keepToken(o.TokenSource) })
+	}
 }
 
 func open(ctx context.Context, url string, o Options) (*Client, error) {
@@ -160,7 +186,7 @@ func open(ctx context.Context, url string, o Options) (*Client, error) {
 	c := &Client{
 		queue: o.Queue, timeout: o.RequestTimeout,
 		pending: map[int64]*request{}, subs: map[string]*Subscription{}, serves: map[string]*server{},
-		refusing: make(chan struct{}, maxServing), stop: make(chan struct{}), done: make(chan struct{}),
+		refusing: make(chan struct{}, maxServing), renew: make(chan struct{}, 1), leaving: make(chan time.Duration, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	if c.queue <= 0 {
 		c.queue = DefaultQueue

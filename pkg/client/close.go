@@ -58,10 +58,15 @@ func (e *CloseError) asError() *wire.Error {
 // not wait for callbacks, so a callback may call it; [Client.Wait] does.
 // Messages not yet handed to a callback are dropped. Closing twice is allowed.
 func (c *Client) Close(code wire.CloseCode) {
+	c.part(code)
+	c.halt.Do(func() { close(c.stop) })
+}
+
+// part is Close that leaves what has come to the callbacks.
+func (c *Client) part(code wire.CloseCode) {
 	c.leave(&CloseError{Code: code, Local: true})
 	_ = c.conn.Close(websocket.StatusCode(code), "") // the peer may be gone already: nothing to tell
 	<-c.done
-	c.halt.Do(func() { close(c.stop) })
 }
 
 // Abort drops the TCP connection without a close frame, as a crash would.

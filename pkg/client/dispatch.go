@@ -14,13 +14,24 @@ func (c *Client) dispatch(f *wire.ServerFrame) {
 		c.answered(f)
 	case f.Group != "": // a message of a group, or a change of it
 		push(c, "OnGroup", c.slots().group, f)
+		c.toGroup(f)
 	case f.Kind == wire.KindMessage:
 		c.deliver(f)
 	case f.Op == "request":
 		c.serve(f)
 	case f.Op == "system":
+		if f.Event == "refresh" {
+			select {
+			case c.renew <- struct{}{}:
+			default: // it is asked for already
+			}
+		}
 		push(c, "OnSystem", c.slots().system, SystemEvent{Event: f.Event, What: f.What, At: f.At})
 	case f.Op == "drain":
+		select {
+		case c.leaving <- time.Duration(f.AfterMs) * time.Millisecond:
+		default: // it was said already
+		}
 		push(c, "OnDrain", c.slots().drain, Drain{After: time.Duration(f.AfterMs) * time.Millisecond})
 	case f.Topic != "":
 		c.deliver(f)
@@ -71,18 +82,10 @@ func (c *Client) answered(f *wire.ServerFrame) {
 // deliver queues a message, or a control frame of a topic, for each
 // subscription that its topic matches.
 func (c *Client) deliver(f *wire.ServerFrame) {
-	m := Message{
-		Topic: f.Topic, Event: f.Event, Seq: f.Seq, Prev: f.Prev, Ts: f.Ts, From: f.From, Direct: f.Direct,
-		Control: f.Op, Raw: f.Raw,
-	}
-	switch payload, err := f.Payload(); {
-	case err != nil: // not base64: the gateway would be at fault
-		push(c, "OnError", c.slots().failure, wire.Errorf(wire.Internal, "a message's base64: %v", err))
+	m, err := messageOf(f)
+	if err != nil {
+		push(c, "OnError", c.slots().failure, wire.AsError(err))
 		return
-	case f.Text != nil || f.Base64 != nil:
-		m.Binary = payload
-	default:
-		m.Data = payload
 	}
 	if m.Direct || m.Topic == "" {
 		push(c, "Inbox", c.slots().inbox, m)
@@ -92,13 +95,32 @@ func (c *Client) deliver(f *wire.ServerFrame) {
 	for _, s := range c.matching(m.Topic) {
 		taken = true
 		if (m.Control == "" || s.control) && !s.queue.push(m) ||
-			m.Control == "presence" && s.presence != nil && !s.presence.push(f) {
+			m.Control == "presence" && s.presence != nil && !s.presence.push(f) ||
+			m.Control == "cursors" && s.cursors != nil && !s.cursors.push(f) {
 			s.abandon()
 		}
 	}
 	if !taken && m.Control == "" {
 		push(c, "OnMessage", c.slots().other, m)
 	}
+}
+
+// messageOf returns what a frame says. Its error is of a payload that is no
+// base64, at which the gateway would be at fault.
+func messageOf(f *wire.ServerFrame) (Message, error) {
+	m := Message{
+		Topic: f.Topic, Group: f.Group, Event: f.Event, Seq: f.Seq, Prev: f.Prev, Ts: f.Ts, From: f.From, Direct: f.Direct,
+		Control: f.Op, Raw: f.Raw,
+	}
+	switch payload, err := f.Payload(); {
+	case err != nil:
+		return m, wire.Errorf(wire.Internal, "a message's base64: %v", err)
+	case f.Text != nil || f.Base64 != nil:
+		m.Binary = payload
+	default:
+		m.Data = payload
+	}
+	return m, nil
 }
 
 func (c *Client) matching(topic string) []*Subscription {

@@ -13,10 +13,17 @@ import (
 	"github.com/coder/websocket"
 	"go.uber.org/goleak"
 
+	"github.com/fairlead-io/fairlead/internal/natsdev"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	var ignored []goleak.Option
+	for _, f := range natsdev.Lingering() {
+		ignored = append(ignored, goleak.IgnoreAnyFunction(f))
+	}
+	goleak.VerifyTestMain(m, ignored...)
+}
 
 // fake is the least of a gateway: it answers hello, subscribe, unsubscribe and
 // publish by the protocol, echoes calls, and says what a test tells it to.

@@ -80,6 +80,17 @@ func (p *Presence) Apply(f *wire.ServerFrame) {
 	}
 }
 
+// Reset has the view begin anew, as on another connection: the next state
+// replaces everything, whatever its rev. Until then who was there stays, with a
+// Rev of 0.
+func (p *Presence) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now.Rev, p.pages = 0, nil
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
 func (p *Presence) state(f *wire.ServerFrame) {
 	if f.Rev < p.now.Rev {
 		p.blame("a state of rev %d after rev %d", f.Rev, p.now.Rev)

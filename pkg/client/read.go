@@ -25,6 +25,7 @@ type Frame struct {
 // Message is a message of a topic, or one sent to this user or connection.
 type Message struct {
 	Topic string
+	Group string // of a group's message, in place of Topic
 	Event string
 	// Data is the payload's JSON, byte for byte; nil where the payload was no JSON.
 	Data json.RawMessage
@@ -50,10 +51,11 @@ func (m Message) Payload() []byte {
 	return m.Binary
 }
 
-// SystemEvent is a change of the server's own state: `degraded` or `recovered`.
+// SystemEvent is a change of the server's own state, or something that an
+// operator did to this connection.
 type SystemEvent struct {
-	Event string // degraded, recovered
-	What  string // nats, replay, …
+	Event string // degraded, recovered; refresh: a newer token is wanted; subscribed, unsubscribed
+	What  string // nats, replay, …; the topic of subscribed and unsubscribed
 	At    int64  // milliseconds since 1970
 }
 
@@ -143,8 +145,8 @@ func (c *Client) end(cause error) {
 	err := c.closeErr.asError()
 	pending := c.pending
 	c.pending = nil
-	subs := c.subs
-	c.subs = nil
+	subs, groups := c.subs, c.groups
+	c.subs, c.groups = nil, nil
 	var queues []interface{ end(error) }
 	if c.inbox != nil {
 		queues = append(queues, c.inbox.queue)
@@ -171,6 +173,9 @@ func (c *Client) end(cause error) {
 	}
 	for _, s := range subs {
 		s.end(err)
+	}
+	for _, g := range groups {
+		g.end(err)
 	}
 	for _, q := range queues {
 		q.end(err)

@@ -50,6 +50,13 @@ func (c *Client) forget(id int64) {
 	delete(c.pending, id)
 }
 
+// idle reports whether nobody waits for an answer.
+func (c *Client) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.pending) == 0
+}
+
 // wait returns the end of a request. Giving up leaves nothing behind: a late
 // reply is ignored.
 func (c *Client) wait(ctx context.Context, id int64, r *request, timeout time.Duration, onProgress func(json.RawMessage)) (*wire.ServerFrame, error) {

@@ -33,15 +33,23 @@ type SubscribeOptions struct {
 	// OnPresence receives the topic's presence frames, one at a time, in a
 	// goroutine of the client; [Presence.Apply] makes a view of them.
 	OnPresence func(*wire.ServerFrame)
+	// OnCursors receives the topic's cursor frames, one at a time, in a goroutine
+	// of the client; [Cursors.Apply] makes a view of them. It asks for them too.
+	OnCursors func(*wire.ServerFrame)
 	// Control lets the topic's control frames through as messages with Control set.
 	Control bool
 	// Queue bounds the messages that wait. Default: the client's.
 	Queue int
+
+	followed bool // by a session
 }
 
 // Position is the gateway's answer to subscribe.
 type Position struct {
-	Topic       string `json:"topic"`
+	Topic string `json:"topic"`
+	// Known says that the topic has positions, of which Seq and Ts are one; Seq is
+	// 0 where it never had a message.
+	Known       bool   `json:"-"`
 	Seq         int64  `json:"seq"`
 	Ts          int64  `json:"ts"`
 	Head        int64  `json:"head"`
@@ -58,8 +66,10 @@ type Subscription struct {
 	c        *Client
 	topic    string
 	control  bool
+	followed bool // by a session, which unsubscribes
 	queue    *queue[Message]
 	presence *queue[*wire.ServerFrame] // nil: nobody asked
+	cursors  *queue[*wire.ServerFrame] // nil: nobody asked
 	position Position
 
 	pump     sync.Once
@@ -78,12 +88,15 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions
 			return nil, err
 		}
 	}
-	s := &Subscription{c: c, topic: topic, control: o.Control, queue: newQueue[Message](o.Queue)}
+	s := &Subscription{c: c, topic: topic, control: o.Control, followed: o.followed, queue: newQueue[Message](o.Queue)}
 	if o.Queue <= 0 {
 		s.queue.max = c.queue
 	}
 	if o.OnPresence != nil {
 		s.presence = newQueue[*wire.ServerFrame](s.queue.max)
+	}
+	if o.OnCursors != nil {
+		s.cursors = newQueue[*wire.ServerFrame](s.queue.max)
 	}
 	if err := c.attach(s); err != nil { // first: messages may follow the reply at once
 		return nil, err
@@ -104,7 +117,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions
 		if data != nil {
 			f.raw("data", data)
 		}
-		if o.Cursors {
+		if o.Cursors || o.OnCursors != nil {
 			f.bool("cursors", true)
 		}
 		return f.end()
@@ -113,13 +126,17 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions
 		if e := json.Unmarshal(ok, &s.position); e != nil {
 			err = wire.Errorf(wire.Internal, "subscribe's reply: %v", e)
 		}
+		var at struct {
+			Seq *int64 `json:"seq"`
+		}
+		s.position.Known = json.Unmarshal(ok, &at) == nil && at.Seq != nil
 	}
 	if err != nil {
-		c.detach(s)
-		s.end(err)
 		if wire.CodeOf(err) == wire.DeadlineExceeded || wire.CodeOf(err) == wire.Cancelled {
 			_ = c.sendUnsubscribe(topic) // it may have taken effect; a lost connection needs no unsubscribe
 		}
+		c.detach(s) // last: the topic's next subscribe is sent behind that
+		s.end(err)
 		return nil, err
 	}
 	if o.OnMessage != nil {
@@ -127,6 +144,9 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions
 	}
 	if o.OnPresence != nil {
 		c.start(func() { consume(c, s.presence, o.OnPresence) })
+	}
+	if o.OnCursors != nil {
+		c.start(func() { consume(c, s.cursors, o.OnCursors) })
 	}
 	return s, nil
 }
@@ -136,6 +156,9 @@ func (s *Subscription) end(err error) {
 	s.queue.end(err)
 	if s.presence != nil {
 		s.presence.end(err)
+	}
+	if s.cursors != nil {
+		s.cursors.end(err)
 	}
 }
 
@@ -255,7 +278,9 @@ func (c *Client) Unsubscribe(ctx context.Context, topic string) error {
 func (s *Subscription) abandon() {
 	s.c.detach(s)
 	s.end(wire.Errorf(wire.ResourceExhausted, "%d messages of the subscription wait and nobody takes them", s.queue.max))
-	s.c.start(func() { _ = s.c.sendUnsubscribe(s.topic) }) // a lost connection needs no unsubscribe
+	if !s.followed {
+		s.c.start(func() { _ = s.c.sendUnsubscribe(s.topic) }) // a lost connection needs no unsubscribe
+	}
 }
 
 // sendUnsubscribe asks for the end of a subscription and waits for no answer.

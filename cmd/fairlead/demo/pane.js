@@ -1,5 +1,6 @@
 // One user: a client, and what it hears and says on chat.lobby.
 import { connect } from "/fairlead.js";
+import { Cursors } from "./cursors.js";
 import { Here, tint } from "./here.js";
 import { Table } from "./table.js";
 
@@ -12,6 +13,8 @@ export class Pane {
   #heard = 0;
   #gaps = 0;
   #repeats = 0;
+  /** Begins anew where the client stays away for good. */
+  again = () => location.reload();
 
   /** @param {string} user @param {string} name @param {string | undefined} url undefined: where the page came from */
   constructor(user, name, url, log) {
@@ -40,6 +43,7 @@ export class Pane {
     this.part("members").setAttribute("aria-label", `Who ${name} sees here`);
     new Table(this, here);
     this.part("seats").setAttribute("aria-label", `The table as ${name} sees it`);
+    new Cursors(this, here);
   }
 
   /** @param {string} role */
@@ -85,7 +89,9 @@ export class Pane {
       where.textContent = client.conn ? `${client.user} · ${host} · ${client.conn}` : host;
       where.title = where.textContent;
       if (now === "failed") this.problem(cause);
+      this.part("again").hidden = now !== "failed";
     };
+    this.part("again").addEventListener("click", () => this.again());
     let opened = false;
     client.on("state", ({ state: now, cause }) => {
       show(now, cause);

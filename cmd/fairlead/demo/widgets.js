@@ -85,9 +85,42 @@ export function serve(client) {
   answers.addEventListener("click", ({ target }) => target.dataset.answer && asked(target.dataset.answer));
 }
 
-/** Has Ann talk without a pause, and kills Bob's gateway, where he has one of his own. */
-export function resume(client, bob, second) {
-  const button = part("tick"), kill = bob.part("kill"), room = client.topic("chat.lobby");
+/** Asks Bob through the demo's worker, as a backend of yours would. */
+export function ask(client) {
+  const button = part("ask"), result = part("ask-result");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    say(result, true, "Bob is asked…");
+    try {
+      const reply = await client.call("demo.ask", { user: "bob", question: "Deploy now?" }, { timeout: 20000 });
+      say(result, true, "Bob answered ", tag("code", JSON.stringify(reply)));
+    } catch (error) {
+      say(result, false, tag("span", error.code ?? "error", "code"), error.message);
+    } finally {
+      button.disabled = false;
+    }
+  });
+}
+
+/** Has Bob disconnected by the demo's worker, on every gateway. */
+export function kick(client) {
+  const button = part("kick"), result = part("kick-result");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      const { reached } = await client.call("demo.kick", { user: "bob" });
+      say(result, true, `Closed: ${Number(reached)} connection${reached === 1 ? "" : "s"} of Bob’s`);
+    } catch (error) {
+      say(result, false, tag("span", error.code ?? "error", "code"), error.message);
+    } finally {
+      button.disabled = false;
+    }
+  });
+}
+
+/** Has Ann talk without a pause. */
+export function resume(client, second) {
+  const button = part("tick"), room = client.topic("chat.lobby");
   let timer, n = 0;
   button.addEventListener("click", () => {
     button.setAttribute("aria-pressed", timer === undefined);
@@ -98,6 +131,11 @@ export function resume(client, bob, second) {
     }, 50);
   });
   for (const [i, text] of [...document.querySelectorAll("[data-role=second]")].entries()) text.hidden = second !== (i === 1);
+}
+
+/** Kills the gateway of a pane, where it has one of its own. */
+export function killable(pane, second) {
+  const kill = pane.part("kill");
   kill.hidden = !second;
   kill.addEventListener("click", async () => {
     kill.disabled = true;

@@ -1,0 +1,79 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fairlead-io/fairlead/pkg/fairlead"
+	"github.com/fairlead-io/fairlead/pkg/wire"
+)
+
+// patience is how long a user of the page may think about a question.
+const patience = 20 * time.Second
+
+// Worker is the page's backend: browsers reach each other through one, never
+// directly. It serves two calls, to anybody whom the rules let call:
+//
+//   - demo.ask `{"user","question"}` asks a user to confirm, and answers what
+//     the user did
+//   - demo.kick `{"user"}` disconnects a user, and answers how many connections
+//     that were
+type Worker struct {
+	nc *nats.Conn
+	f  *fairlead.Fairlead
+}
+
+// StartWorker serves over a NATS server in this process, until Close. Its calls
+// are there when it returns.
+func StartWorker(server nats.InProcessConnProvider, opts fairlead.Options, log *slog.Logger) (*Worker, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(server), nats.Name("fairlead demo"), nats.MaxReconnects(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("the demo's worker", "err", err) }))
+	if err != nil {
+		return nil, fmt.Errorf("demo worker: %w", err)
+	}
+	opts.Log = log
+	w := &Worker{nc: nc, f: fairlead.New(nc, opts)}
+	if _, err = fairlead.Handle(w.f, "demo.ask", w.ask, fairlead.HandleOptions{Timeout: patience}); err == nil {
+		_, err = fairlead.Handle(w.f, "demo.kick", w.kick, fairlead.HandleOptions{})
+	}
+	if err != nil {
+		w.Close()
+		return nil, fmt.Errorf("demo worker: %w", err)
+	}
+	return w, nil
+}
+
+// Close ends what is under way.
+func (w *Worker) Close() {
+	w.f.Close()
+	w.nc.Close()
+}
+
+type question struct {
+	User     string `json:"user"`
+	Question string `json:"question"`
+}
+
+func (w *Worker) ask(ctx context.Context, call *fairlead.Call, q question) (json.RawMessage, error) {
+	if err := wire.CheckUser(q.User); err != nil {
+		return nil, err
+	}
+	ask := map[string]string{"question": q.Question, "from": call.User}
+	return w.f.Ask(ctx, q.User, "confirm", ask, fairlead.AskOptions{})
+}
+
+type kicked struct {
+	Reached int `json:"reached"`
+}
+
+func (w *Worker) kick(ctx context.Context, call *fairlead.Call, who struct {
+	User string `json:"user"`
+}) (kicked, error) {
+	n, err := w.f.OfUser(who.User).Disconnect(ctx, 0, "kicked by "+call.User)
+	return kicked{n}, err
+}
