@@ -73,9 +73,15 @@ type process struct {
 // is shown if the test failed.
 func start(t *testing.T, name string, env []string, args ...string) *process {
 	t.Helper()
+	return startProgram(t, name, env, binary, args...)
+}
+
+// startProgram is start for any program.
+func startProgram(t *testing.T, name string, env []string, program string, args ...string) *process {
+	t.Helper()
 	home := t.TempDir()
 	p := &process{t: t, name: name, stdout: newTranscript(), stderr: newTranscript(), exited: make(chan struct{})}
-	p.cmd = exec.Command(binary, args...)
+	p.cmd = exec.Command(program, args...)
 	p.cmd.Dir = home
 	p.cmd.Env = append(system(home), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr

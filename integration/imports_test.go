@@ -28,7 +28,11 @@ type pkg struct {
 // The picture of who may import whom, which keeps the services apart even when
 // all run in one process:
 //
-//	cmd → services → internal/{bus,rules,telemetry} → pkg/wire → standard library
+//	cmd → internal/suite → services → internal/{bus,rules,telemetry} → pkg/wire → standard library
+//
+// internal/suite composes services into a process, for cmd and for the test kit
+// pkg/fairleadtest, which is to others what cmd is: it may use everything, and
+// nobody may use it.
 func TestPackagesImportWhatThePictureAllows(t *testing.T) {
 	t.Parallel()
 	list := exec.Command("go", "list", "-json=ImportPath,Standard,Imports,Deps,TestImports,XTestImports", "../...")
@@ -59,9 +63,18 @@ func violations(p pkg) (found []string) {
 		found = append(found, strings.TrimPrefix(p.ImportPath, module+"/")+" → "+strings.TrimPrefix(imported, module+"/")+": "+why)
 	}
 	in, service := local(p.ImportPath)
+	if p.ImportPath == module+"/pkg/fairleadtest" {
+		in = "cmd"
+	}
 	for _, imported := range p.Imports {
 		kind, other := local(imported)
 		switch {
+		case imported == module+"/pkg/fairleadtest":
+			say(imported, "the test kit is for tests")
+		case imported == module+"/internal/suite" && in != "cmd":
+			say(imported, "a process is composed by cmd and by the test kit")
+		case p.ImportPath == module+"/internal/suite" && kind == "services":
+			// the one that puts them together
 		case in == "services" && kind == "services" && other != service:
 			say(imported, "services meet on NATS, never in imports")
 		case in == "services" && kind == "cmd", in == "internal" && (kind == "cmd" || kind == "services"), in == "pkg" && (kind == "cmd" || kind == "services"):
@@ -92,7 +105,7 @@ func violations(p pkg) (found []string) {
 	}
 	if in == "integration" {
 		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
-			allowed := []string{module + "/pkg/wire", module + "/pkg/client", module + "/pkg/session", module + "/internal/natsdev", module + "/internal/pgdev"}
+			allowed := []string{module + "/pkg/wire", module + "/pkg/client", module + "/pkg/fairlead", module + "/pkg/session", module + "/internal/natsdev", module + "/internal/pgdev"}
 			if kind, _ := local(imported); kind != "" && !slices.Contains(allowed, imported) {
 				say(imported, "the tests look at the binary from outside")
 			}
@@ -126,6 +139,10 @@ func TestTheImportRulesNotice(t *testing.T) {
 		{pkg{ImportPath: gateway, Imports: []string{"net/http", gateway + "/outbox", module + "/internal/bus", module + "/pkg/wire"}}, nil},
 		{pkg{ImportPath: gateway, Imports: []string{presence}}, []string{"services/gateway → services/presence: services meet on NATS, never in imports"}},
 		{pkg{ImportPath: gateway + "/auth", Imports: []string{presence + "/roster"}}, []string{"services/gateway/auth → services/presence/roster: services meet on NATS, never in imports"}},
+		{pkg{ImportPath: module + "/internal/suite", Imports: []string{gateway, presence}}, nil},
+		{pkg{ImportPath: gateway, Imports: []string{module + "/internal/suite"}}, []string{"services/gateway → internal/suite: a process is composed by cmd and by the test kit"}},
+		{pkg{ImportPath: module + "/pkg/fairleadtest", Imports: []string{module + "/internal/suite", module + "/internal/natsdev", gateway}, Deps: []string{module + "/internal/bus"}}, nil},
+		{pkg{ImportPath: module + "/cmd/fairlead", Imports: []string{module + "/pkg/fairleadtest"}}, []string{"cmd/fairlead → pkg/fairleadtest: the test kit is for tests"}},
 		{pkg{ImportPath: module + "/internal/bus", Imports: []string{gateway}}, []string{"internal/bus → services/gateway: imports point down"}},
 		{pkg{ImportPath: module + "/pkg/client", Imports: []string{module + "/internal/bus"}}, []string{"pkg/client → internal/bus: pkg is for everyone"}},
 		{pkg{ImportPath: module + "/pkg/client", TestImports: []string{module + "/internal/natsdev"}}, nil},

@@ -100,7 +100,7 @@ func TestBadInputIsAnErrorAndTheConnectionStays(t *testing.T) {
 		{"an array of arrays", `[[{"op":"pong"}]]`, 0, "INVALID_ARGUMENT", ""},
 		{"no op", `{"id":7}`, 7, "INVALID_ARGUMENT", "op"},
 		{"an unknown op", `{"op":"explode","id":7}`, 7, "INVALID_ARGUMENT", "op"},
-		{"an op of another service", `{"op":"cursor","id":7,"topic":"a.b","data":1}`, 7, "UNIMPLEMENTED", "presence"},
+		{"a cursor where the rule has none", `{"op":"cursor","id":7,"topic":"a.b","data":1}`, 7, "PERMISSION_DENIED", "cursors"},
 		{"the past of a topic that keeps none", `{"op":"history","id":7,"topic":"a.b","after":0}`, 7, "FAILED_PRECONDITION", "replay"},
 		{"an id that is no number", `{"op":"subscribe","id":"7","topic":"a.b"}`, 0, "INVALID_ARGUMENT", "id"},
 		{"an id out of range", `{"op":"subscribe","id":9007199254740992,"topic":"a.b"}`, 0, "INVALID_ARGUMENT", "id"},

@@ -24,7 +24,7 @@ type script struct {
 
 // happening is something that happened to it.
 type happening struct {
-	What, Topic, State, Code, Outcome, Message string
+	What, Topic, Event, State, Code, Outcome, Message string
 
 	// A message, or the answer to a publish.
 	Data, ID    any

@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
-	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -226,16 +224,5 @@ func unique(prefix string) string {
 // that a process that is started again finds it free.
 func freePort(t *testing.T) string {
 	t.Helper()
-	const from, to, tries = 12000, 32000, 100
-	var err error
-	for range tries {
-		port := strconv.Itoa(from + mathrand.IntN(to-from))
-		var l net.Listener
-		if l, err = net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			_ = l.Close()
-			return port
-		}
-	}
-	t.Fatalf("find a free port: %v", err)
-	return ""
+	return strconv.Itoa(natsdev.FreePort(t))
 }

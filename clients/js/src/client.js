@@ -40,11 +40,9 @@ import { Topic } from "./topic.js";
  */
 export class Client {
   #session;
-  #o;
 
   /** @param {string} url @param {Options} [o] @param {import("./env.js").Env} [env] */
   constructor(url, o = {}, env = platform) {
-    this.#o = o;
     this.#session = new Session({ ...o, url }, env);
   }
 
@@ -98,9 +96,8 @@ export class Client {
   /** @param {string} name */
   group(name) {
     const { groups } = this.#session;
-    const group = groups.get(name) ?? new Group(this.#session, name);
-    groups.set(name, group);
-    return group;
+    if (!groups.has(name)) groups.set(name, new Group(this.#session, name));
+    return /** @type {Group} */ (groups.get(name));
   }
 
   /**
@@ -111,9 +108,9 @@ export class Client {
    * @param {CallOptions} [o]
    * @returns {Promise<R>}
    */
-  call(method, data, { timeout = this.#o.timeout, signal, onProgress } = {}) {
+  call(method, data, { timeout = this.#session.o.timeout, ...o } = {}) {
     // 65 s is longer than any call may take on the server: it ends one whose limit only the server knows and whose answer never comes.
-    return this.#session.request({ op: "call", method, data, timeoutMs: timeout }, { timeout: timeout ?? 65000, signal, onProgress });
+    return this.#session.request({ op: "call", method, data, timeoutMs: timeout }, { ...o, timeout: timeout ?? 65000 });
   }
 
   /**
@@ -124,8 +121,7 @@ export class Client {
    * @returns {Off}
    */
   serve(event, fn) {
-    this.#session.start();
-    return this.#session.serving.add(event, fn);
+    return this.#hear("$ask " + event, fn);
   }
 
   /**
@@ -134,8 +130,13 @@ export class Client {
    * @returns {Off}
    */
   inbox(fn) {
+    return this.#hear("$inbox", fn);
+  }
+
+  /** @param {string} event @param {(e: any) => unknown} fn */
+  #hear(event, fn) {
     this.#session.start();
-    return this.#session.inbox.add("", fn);
+    return this.#session.listeners.add(event, fn);
   }
 
   /**

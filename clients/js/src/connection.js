@@ -31,6 +31,7 @@ import { decode } from "./frame.js";
  * @property {(cause: FairleadError, code: number) => void} lost
  * @property {import("./listeners.js").Listeners} listeners hears `state`
  * @property {(error: unknown) => void} report
+ * @property {() => void} save the page is left
  */
 
 /** The close code that an error to hello amounts to. @type {Partial<Record<import("./errors.js").Code, number>>} */
@@ -46,7 +47,6 @@ export class Connection {
   user = null;
   /** @type {string | undefined} */
   session;
-  anonymous = true;
   maxPayload = Infinity;
 
   #o;
@@ -55,8 +55,8 @@ export class Connection {
   #owner;
   /** @type {WebSocket | undefined} */
   #socket;
-  /** @type {Map<string, unknown>} */
-  #timers = new Map();
+  /** @type {Record<string, unknown>} */
+  #timers = {};
   /** @type {(() => void) | undefined} */
   #unwatch;
   #round = 0; // names a dial, so that what comes late from an earlier one is told apart
@@ -85,7 +85,7 @@ export class Connection {
   /** Dials on the first call; does nothing later. */
   start() {
     if (this.#unwatch) return;
-    this.#unwatch = this.#env.watch({ visibilitychange: () => this.#seen(), online: () => this.#wake() });
+    this.#unwatch = this.#env.watch({ visibilitychange: () => this.#seen(), online: () => this.#wake(), pagehide: () => this.#owner.save() });
     this.#dial();
   }
 
@@ -94,7 +94,6 @@ export class Connection {
     this.#round++;
     this.#clear();
     this.#unwatch?.();
-    this.#unwatch ??= () => {};
     const socket = this.#socket;
     this.#socket = undefined;
     this.conn = null;
@@ -164,12 +163,7 @@ export class Connection {
       // The close that may follow an error says no more than the error.
       if (error) return this.#leave(error, refusals[error.code] ?? 1013);
       this.#stop("dial");
-      this.conn = ok.conn;
-      this.user = ok.user;
-      this.session = ok.session;
-      this.anonymous = !token;
-      this.maxPayload = ok.maxPayloadBytes ?? Infinity;
-      this.#heartbeat = ok.heartbeatMs ?? 0;
+      ({ conn: this.conn, user: this.user, session: this.session, maxPayloadBytes: this.maxPayload = Infinity, heartbeatMs: this.#heartbeat = 0 } = ok);
       this.#openedAt = this.#env.now();
       this.#refused = 0;
       this.#watch();
@@ -239,7 +233,7 @@ export class Connection {
 
   /** The network or the user is back: no more waiting, unless the server asked for it. */
   #wake() {
-    if (this.#timers.has("retry")) {
+    if (this.#timers.retry) {
       if (!this.#patient) this.#dial();
     } else if (this.state === "open") this.#watch();
   }
@@ -287,43 +281,41 @@ export class Connection {
   #refreshBefore(expiresAt) {
     const left = (expiresAt ?? 0) - this.#env.now();
     if (left < 1000 || typeof this.#o.token !== "function") return;
-    this.#after("refresh", Math.min(left - Math.min(30000, left / 2), 2 ** 31 - 1 /* the longest timer there is */), () => this.#refresh(expiresAt));
+    this.#after("refresh", Math.min(Math.max(left - 30000, left / 2), 2 ** 31 - 1 /* the longest timer there is */), () => this.refresh(expiresAt));
   }
 
   /** @param {number} [expiresAt] */
-  async #refresh(expiresAt) {
+  async refresh(expiresAt) {
     const socket = this.#socket;
-    /** @param {unknown} error */
-    const again = (error) => {
+    const done = (/** @type {unknown} */ error, /** @type {any} */ ok = { expiresAt }) => {
       if (socket !== this.#socket) return;
-      this.#owner.report(error);
-      this.#refreshBefore(expiresAt);
+      if (error) this.#owner.report(error);
+      this.#refreshBefore(ok.expiresAt);
     };
     try {
       const token = await this.#token();
-      if (socket !== this.#socket) return;
-      this.#ask({ op: "refresh", token }, (error, ok) => error ? again(error) : this.#refreshBefore(ok.expiresAt));
+      if (socket === this.#socket) this.#ask({ op: "refresh", token }, done);
     } catch (error) {
-      again(error);
+      done(error);
     }
   }
 
   /** @param {string} name @param {number} ms @param {() => void} fn */
   #after(name, ms, fn) {
     this.#stop(name);
-    this.#timers.set(name, this.#env.setTimeout(() => {
-      this.#timers.delete(name);
+    this.#timers[name] = this.#env.setTimeout(() => {
+      delete this.#timers[name];
       fn();
-    }, ms));
+    }, ms);
   }
 
   /** @param {string} name */
   #stop(name) {
-    this.#env.clearTimeout(this.#timers.get(name));
-    this.#timers.delete(name);
+    this.#env.clearTimeout(this.#timers[name]);
+    delete this.#timers[name];
   }
 
   #clear() {
-    for (const name of [...this.#timers.keys()]) this.#stop(name);
+    for (const name in this.#timers) this.#stop(name);
   }
 }

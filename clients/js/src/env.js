@@ -6,7 +6,7 @@
  * @property {() => number} random in [0, 1)
  * @property {(fn: () => void, ms: number) => unknown} setTimeout
  * @property {(timer: any) => void} clearTimeout
- * @property {() => boolean} hidden whether nobody sees the page
+ * @property {() => boolean | undefined} hidden whether nobody sees the page
  * @property {(on: Partial<Record<"visibilitychange" | "online" | "pagehide", () => void>>) => () => void} watch
  * @property {(name?: string) => Pick<Storage, "getItem" | "setItem"> | undefined} storage outlives a page load: `session` not the
  *   tab, `local` that too; throws on a page that may not store anything
@@ -14,16 +14,16 @@
 
 /** @type {Env} */
 export const platform = {
-  now: () => Date.now(),
-  random: () => Math.random(),
+  now: Date.now,
+  random: Math.random,
   setTimeout: (fn, ms) => setTimeout(fn, ms),
   clearTimeout: (timer) => clearTimeout(timer),
-  hidden: () => globalThis.document?.visibilityState === "hidden",
+  hidden: () => globalThis.document?.hidden,
   watch(on) {
-    const page = globalThis.document && globalThis; // visibilitychange bubbles up to the window
-    const events = Object.entries(on);
-    for (const [event, fn] of events) page?.addEventListener(event, fn);
-    return () => events.forEach(([event, fn]) => page?.removeEventListener(event, fn));
+    const end = new AbortController(), { signal } = end;
+    // visibilitychange bubbles up to the window
+    if (globalThis.document) for (const [event, fn] of Object.entries(on)) addEventListener(event, fn, { signal });
+    return () => end.abort();
   },
   storage: (name) => globalThis[/** @type {"sessionStorage"} */ (name + "Storage")],
 };

@@ -54,5 +54,5 @@ export function fromWire({ code = "INTERNAL", message, retryAfterMs, details }) 
  */
 export function isTransient({ code, retryAfter }) {
   return retryAfter !== null &&
-    ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED"].includes(code ?? "");
+    ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED"].includes(/** @type {string} */ (code));
 }

@@ -80,8 +80,7 @@ export class Group {
       if (this.#joined !== joined || session.connection.state !== "open") return;
       if (isTransient(error)) session.later(() => this.rejoin(), error.retryAfter ?? 1000); // seats of a gateway that died are free before long
       else this.#joined = undefined;
-      if (this.#listeners.has("$lost")) this.#listeners.emit("$lost", error);
-      else session.report(error);
+      if (!this.#listeners.emit("$lost", error)) session.report(error);
     });
   }
 

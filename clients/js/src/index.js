@@ -34,7 +34,6 @@ export { FairleadError } from "./errors.js";
  * @returns {Client<S>}
  */
 export function connect(url = "/ws", o) {
-  const absolute = new URL(url, globalThis.location?.href);
-  absolute.protocol = absolute.protocol.replace("http", "ws");
-  return new client.Client(absolute.href, o);
+  const { href } = new URL(url, globalThis.location?.href);
+  return new client.Client(href.replace(/^http/, "ws"), o);
 }

@@ -5,9 +5,13 @@
  * others from being called; its error goes to `failed`.
  */
 export function listenersOf(/** @type {(error: unknown) => void} */ failed) {
-  /** @type {Map<string, Set<{ fn: (...args: any[]) => void }>>} */
-  const byEvent = new Map();
+  /** @type {Set<{ event: string, fn: (...args: any[]) => any }>} */
+  const all = new Set();
+  /** Those of an event. @param {string} event */
+  const of = (event) => [...all].filter((listener) => listener.event === event);
   return {
+    of,
+
     /**
      * @param {string} event
      * @param {(...args: any[]) => void} fn
@@ -15,32 +19,24 @@ export function listenersOf(/** @type {(error: unknown) => void} */ failed) {
      * @returns {Off}
      */
     add(event, fn, ended) {
-      const entry = { fn };
-      const set = byEvent.get(event) ?? new Set();
-      byEvent.set(event, set.add(entry));
+      const listener = { event, fn };
+      all.add(listener);
       return () => {
-        if (!set.delete(entry)) return;
-        if (!set.size && byEvent.get(event) === set) byEvent.delete(event);
-        ended?.();
+        if (all.delete(listener)) ended?.();
       };
     },
 
-    /** The one added last. @param {string} event @returns {((...args: any[]) => any) | undefined} */
-    newest: (event) => [...(byEvent.get(event) ?? [])].at(-1)?.fn,
-
-    has: (/** @type {string} */ event) => byEvent.has(event),
-
-    /** @param {string} event @param {...any} args */
+    /** Reports whether anybody listens. @param {string} event @param {...any} args */
     emit(event, ...args) {
-      const set = byEvent.get(event);
-      for (const entry of [...(set ?? [])]) {
-        if (!set?.has(entry)) continue; // ended by one of its siblings
+      const those = of(event);
+      for (const listener of those) {
         try {
-          entry.fn(...args);
+          if (all.has(listener)) listener.fn(...args); // else ended by one of its siblings
         } catch (error) {
           failed(error);
         }
       }
+      return those.length > 0;
     },
   };
 }

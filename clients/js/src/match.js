@@ -1,5 +1,5 @@
 /** @param {string} topic */
-export const isPattern = (topic) => /(^|\.)[*>](\.|$)/.test(topic);
+export const isPattern = (topic) => /[*>]/.test(topic);
 
 /**
  * NATS wildcards: `*` is one token, a final `>` one or more.
@@ -8,6 +8,6 @@ export const isPattern = (topic) => /(^|\.)[*>](\.|$)/.test(topic);
  */
 export function matches(pattern, topic) {
   const want = pattern.split("."), have = topic.split(".");
-  return (want.length === have.length || want.at(-1) === ">") &&
-    want.every((token, i) => (token === ">" ? i < have.length : token === "*" || token === have[i]));
+  return have.length >= want.length &&
+    have.every((token, i) => (want[i] ?? want.at(-1)) === ">" || want[i] === "*" || want[i] === token);
 }

@@ -32,7 +32,7 @@ export function presenceOf(session, topic, o) {
 
     /** Where there is no connection to say so it rejects, and the next one does not appear either. @returns {Promise<void>} */
     async leave() {
-      const sub = session.find(topic), joined = sub?.joined;
+      const sub = session.subs.get(topic), joined = sub?.joined;
       if (sub) sub.joined = sub.joining = undefined;
       try {
         await ask("presence.leave");
@@ -44,7 +44,7 @@ export function presenceOf(session, topic, o) {
     /** @param {unknown} data @returns {Promise<void>} */
     async update(data) {
       await ask("presence.update", { data });
-      const sub = session.find(topic);
+      const sub = session.subs.get(topic);
       if (sub?.joined) sub.joined = { data };
     },
 

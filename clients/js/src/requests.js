@@ -15,9 +15,8 @@ import { FairleadError, fromWire } from "./errors.js";
  * @property {number} id
  * @property {string} text the frame as it goes on the wire
  * @property {boolean} retry
- * @property {boolean} sent
- * @property {boolean} doubt was sent on a connection that was lost before the answer
- * @property {boolean} over
+ * @property {boolean} [doubt] was sent on a connection that was lost before the answer
+ * @property {boolean} [over]
  * @property {(progress: any) => void} [onProgress]
  * @property {() => void} dispatch marks it sent
  * @property {(error?: FairleadError, ok?: any) => void} end
@@ -49,25 +48,21 @@ export function requestsOf(env, limit = 10000, cancel) {
       let timer;
       /** @param {import("./errors.js").Code} code @param {string} message @param {unknown} [cause] */
       const giveUp = (code, message, cause) => {
-        const doubt = request.sent;
-        request.end(new FairleadError(code, message, { outcome: doubt ? "unknown" : "none", cause }));
-        if (doubt && frame.op === "call") cancel(id);
+        const asked = sent.has(id);
+        request.end(new FairleadError(code, message, { outcome: asked ? "unknown" : "none", cause }));
+        if (asked && frame.op === "call") cancel(id);
       };
       const aborted = () => giveUp("CANCELLED", `${frame.op}: aborted`, signal?.reason);
       const arm = () => {
-        if (timeout) timer ??= env.setTimeout(() => giveUp("DEADLINE_EXCEEDED", `${frame.op}: no answer`), timeout);
+        timer ??= timeout && env.setTimeout(() => giveUp("DEADLINE_EXCEEDED", `${frame.op}: no answer`), timeout);
       };
       /** @type {Request} */
       const request = {
         id,
         text: JSON.stringify({ id, ...frame }),
         retry,
-        sent: false,
-        doubt: false,
-        over: false,
         onProgress,
         dispatch: () => {
-          request.sent = true;
           sent.set(id, request);
           arm();
         },
@@ -110,11 +105,8 @@ export function requestsOf(env, limit = 10000, cancel) {
     lost(cause, again) {
       const requests = [...sent.values()];
       sent.clear();
-      return requests.filter((request) => {
-        if (request.retry && again) return (request.doubt = true);
-        request.end(new FairleadError("UNAVAILABLE", "connection lost", { outcome: "unknown", cause }));
-        return false;
-      });
+      return requests.filter((request) => (request.doubt = request.retry && again) ||
+        request.end(new FairleadError("UNAVAILABLE", "not connected", { outcome: "unknown", cause })));
     },
   };
 }

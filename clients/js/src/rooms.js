@@ -101,6 +101,48 @@ function changed(a, b, absent) {
   return some.length ? Object.fromEntries(some) : undefined;
 }
 
+/** Where the cursors of a topic's users are. A user's newest move counts, whichever connection it came on. */
+export class Cursors {
+  /** @type {Map<string, { watching: Set<Peer>, at: Map<string, { peer: Peer, data: any }> }>} */
+  #topics = new Map();
+
+  /** @param {string} topic */
+  #topic(topic) {
+    const t = this.#topics.get(topic) ?? { watching: new Set(), at: new Map() };
+    this.#topics.set(topic, t);
+    return t;
+  }
+
+  /** @param {Peer} peer @param {string} topic @param {boolean} on */
+  watch(peer, topic, on) {
+    const { watching, at } = this.#topic(topic), fresh = on && !watching.has(peer);
+    if (on) watching.add(peer);
+    else watching.delete(peer);
+    if (fresh) peer.deliver({ op: "cursors", topic, all: Object.fromEntries([...at].map(([user, { data }]) => [user, data])) });
+  }
+
+  /** @param {Peer} peer @param {string} topic @param {any} data null removes it */
+  move(peer, topic, data) {
+    const { watching, at } = this.#topic(topic), { user } = peer, gone = data === null || data === undefined;
+    if (gone && !at.delete(user)) return;
+    if (!gone) at.set(user, { peer, data });
+    for (const p of watching) p.deliver({ op: "cursors", topic, ...(gone ? { gone: [user] } : { moved: { [user]: data } }) });
+  }
+
+  /** @param {Peer} peer @param {string} topic */
+  leave(peer, topic) {
+    const { watching, at } = this.#topic(topic);
+    watching.delete(peer);
+    if (at.get(peer.user)?.peer === peer) this.move(peer, topic, null);
+    if (!watching.size && !at.size) this.#topics.delete(topic);
+  }
+
+  /** @param {Peer} peer */
+  gone(peer) {
+    for (const topic of [...this.#topics.keys()]) this.leave(peer, topic);
+  }
+}
+
 /** The groups and who has a seat in them. */
 export class Groups {
   /** The most connections of a group. */

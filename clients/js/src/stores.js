@@ -1,3 +1,5 @@
+import { FairleadError } from "./errors.js";
+
 /**
  * Stores after Svelte's contract: `subscribe(fn)` calls `fn` at once and at every change, and returns a function that
  * ends it. A store listens to its topic while somebody is subscribed to it, and begins anew after that.
@@ -188,3 +190,125 @@ export function members(topic) {
  * @returns {Readable<import("./connection.js").State>}
  */
 export const status = (client) => store(() => client.state, (changed) => client.on("state", changed));
+
+/**
+ * The newest message of a topic, or of one event of it the newest data; null before the first. Data that are null
+ * change nothing.
+ * @param {Topic} topic
+ * @param {string} [event]
+ * @returns {Readable<any>}
+ */
+export const on = (topic, event) =>
+  scan(topic, event ?? "*", null, (before, m) => (m.data === null ? before : event === undefined ? m : m.data));
+
+/**
+ * What a function makes of one message after another, begun with `initial`; it is not heard of where that changes nothing.
+ * @template T
+ * @param {Topic} topic
+ * @param {string} event `"*"` for all
+ * @param {T} initial
+ * @param {(before: T, m: import("./subscription.js").Message) => T} fn
+ * @returns {Readable<T>}
+ */
+export function scan(topic, event, initial, fn) {
+  let now = initial;
+  return store(() => now, (changed) => {
+    const off = topic.on(event, (m) => {
+      const before = now;
+      now = fn(before, m);
+      if (now !== before) changed();
+    });
+    return () => {
+      off();
+      now = initial;
+    };
+  });
+}
+
+/**
+ * The store of the topic that another store's value leads to, from one topic to the next: `derived(id, (id) => latest(fl.topic("order." + id)))`.
+ * Where `fn` returns nothing the value is undefined.
+ * @template A, B
+ * @param {Readable<A>} source
+ * @param {(value: A) => Readable<B> | null | undefined} fn
+ * @returns {Readable<B | undefined>}
+ */
+export function derived(source, fn) {
+  /** @type {B | undefined} */
+  let now;
+  return store(() => now, (changed) => {
+    let end = () => {};
+    const stop = source.subscribe((value) => {
+      const before = end;
+      now = undefined;
+      const next = fn(value);
+      end = next ? next.subscribe((v) => {
+        now = v;
+        changed();
+      }) : () => {};
+      before(); // behind the next one: a topic that both have stays subscribed
+      if (!next) changed();
+    });
+    return () => {
+      stop();
+      end();
+      now = undefined;
+    };
+  });
+}
+
+/**
+ * Why the newest subscribe of a topic was refused, or the server ended it; null once it is in force.
+ * @param {Topic} topic
+ * @returns {Readable<import("./errors.js").FairleadError | null>}
+ */
+export function denials(topic) {
+  /** @type {import("./errors.js").FairleadError | null} */
+  let now = null;
+  return store(() => now, (changed) => {
+    const offs = [
+      topic.on("$denied", (error) => {
+        now = error;
+        changed();
+      }),
+      topic.on("$subscribed", () => {
+        if (now === null) return;
+        now = null;
+        changed();
+      }),
+    ];
+    return () => {
+      offs.forEach((off) => off());
+      now = null;
+    };
+  });
+}
+
+/**
+ * The next message of an event. Rejects with `$denied`'s error, with DEADLINE_EXCEEDED when none comes in time, and with
+ * CANCELLED when the signal says so.
+ * @param {Topic} topic
+ * @param {string} [event] default: any
+ * @param {{ timeout?: number, signal?: AbortSignal }} [o] milliseconds; default: no limit
+ * @returns {Promise<import("./subscription.js").Message>}
+ */
+export function once(topic, event = "*", { timeout, signal } = {}) {
+  return new Promise((resolve, reject) => {
+    /** @type {(() => void)[]} */
+    const ends = [];
+    const settle = (/** @type {() => void} */ how) => {
+      ends.forEach((end) => end());
+      how();
+    };
+    const abort = () => settle(() => reject(new FairleadError("CANCELLED", "aborted", { cause: signal?.reason })));
+    if (signal?.aborted) return abort();
+    signal?.addEventListener("abort", abort);
+    ends.push(() => signal?.removeEventListener("abort", abort));
+    if (timeout) {
+      const timer = setTimeout(() => settle(() => reject(new FairleadError("DEADLINE_EXCEEDED", "no message came"))), timeout);
+      ends.push(() => clearTimeout(timer));
+    }
+    ends.push(topic.on(event, (m) => settle(() => resolve(m))));
+    ends.push(topic.on("$denied", (error) => settle(() => reject(error))));
+  });
+}

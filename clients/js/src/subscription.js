@@ -98,13 +98,14 @@ export class Subscription {
   }
 
   /**
-   * @param {any} ok the reply to subscribe
-   * @param {boolean} resumed whether it named a position
+   * @param {any} [ok] the reply to subscribe; none: the server did it by itself
+   * @param {boolean} [resumed] whether it named a position
    * @returns {number | undefined} milliseconds to wait before asking for the past again
    */
-  accepted({ seq, ts, head = 0, recovered = false, missingFrom, reason } = {}, resumed) {
+  accepted({ seq, ts, head = 0, recovered = false, missingFrom, reason } = {}, resumed = false) {
     if (this.live) return; // new fields of the same subscription: it goes on where it is
     this.live = true;
+    this.wire ??= {};
     this.#blind = isTransient({ code: reason });
     if (!this.#blind && seq !== undefined && !this.pattern) this.at = { seq, ts };
     this.#head = head;
@@ -113,11 +114,11 @@ export class Subscription {
     this.#failures = 0;
   }
 
-  /** @param {import("./errors.js").FairleadError} error @returns {number | undefined} milliseconds to wait before trying again */
+  /** @param {import("./errors.js").FairleadError} error @returns {number | boolean} milliseconds to wait before trying again, or whether anybody heard of it */
   refused(error) {
     this.down();
     if (isTransient(error)) return error.retryAfter ?? this.#wait();
-    this.listeners.emit("$denied", error);
+    return this.listeners.emit("$denied", error);
   }
 
   /** Milliseconds until the next attempt to subscribe. */
@@ -163,15 +164,13 @@ export class Subscription {
   }
 
   /** @param {import("./frame.js").Frame} frame */
-  #presence({ rev, state, more, count, sample, joins = {}, leaves = {} }) {
+  #presence({ rev, state, more, count, sample, joins = Object.create(null), leaves = Object.create(null) }) {
     const before = this.members ?? Object.create(null), whole = state ?? sample;
     let now = before;
     if (whole) {
       now = Object.assign(this.#pages[rev] ?? Object.create(null), whole);
       this.#pages = more ? { [rev]: now } : {};
       if (more) return;
-      joins = Object.create(null);
-      leaves = Object.create(null);
       for (const key in now) if (JSON.stringify(now[key]) !== JSON.stringify(before[key])) joins[key] = now[key];
       for (const key in before) if (!(key in now)) leaves[key] = before[key];
     } else {

@@ -1,7 +1,7 @@
-import { FairleadError } from "./errors.js";
+import { FairleadError, fromWire } from "./errors.js";
 import { decode } from "./frame.js";
 import { isPattern, matches } from "./match.js";
-import { Groups, Rooms } from "./rooms.js";
+import { Cursors, Groups, Rooms } from "./rooms.js";
 
 /**
  * A gateway in memory, for unit tests of code that uses a client:
@@ -9,19 +9,20 @@ import { Groups, Rooms } from "./rooms.js";
  *     const server = new MemoryServer();
  *     const fl = connect("ws://test/ws", { WebSocket: server.WebSocket, token: "ann" });
  *
- * It takes a token for the user's name, passes messages between its clients, knows who is on a topic and in a group,
- * answers calls by functions, and says UNIMPLEMENTED to the rest. Nothing waits for a clock: everything happens within
+ * It takes a token for the user's name, passes messages between its clients, knows who is on a topic and in a group and
+ * where the cursors are, answers calls by functions, asks its clients, and says UNIMPLEMENTED to the rest. Nothing waits for a clock: everything happens within
  * a few microtasks, and a member whose connection ends is gone at once.
  */
 export class MemoryServer {
   /** Every frame clients sent, with the connection it came on. @type {{ conn: string, frame: any }[]} */
   received = [];
-  /** @type {Map<string, (data: any, call: { user: string, conn: string }) => unknown>} */
+  /** @type {Map<string, (data: any, call: { user: string, conn: string, progress(data: any): void, signal: AbortSignal }) => unknown>} */
   #methods = new Map();
   /** @type {Map<string, Peer>} */
   #peers = new Map();
-  /** @type {Map<string, { resolve(data: any): void, reject(error: any): void }>} */
+  /** @type {Map<string, { peer: Peer, resolve(data: any): void, reject(error: any): void }>} */
   #asked = new Map();
+  #cursors = new Cursors();
   #next = 1;
   #rooms = new Rooms();
   #groups = new Groups();
@@ -57,7 +58,8 @@ export class MemoryServer {
   /**
    * Answers calls of a method, like a worker.
    * @param {string} method
-   * @param {(data: any, call: { user: string, conn: string }) => unknown} fn an error it throws is answered with its `code`
+   * @param {(data: any, call: { user: string, conn: string, progress(data: any): void, signal: AbortSignal }) => unknown} fn an error
+   *   it throws is answered with its `code`; `signal` is aborted when the client cancels or its connection ends
    */
   handle(method, fn) {
     this.#methods.set(method, fn);
@@ -73,13 +75,39 @@ export class MemoryServer {
     for (const peer of this.#peers.values()) if (peer.user === user) peer.deliver({ topic, event, data, direct: true });
   }
 
-  /** Asks a connection. @param {string} conn @param {string} event @param {any} data @returns {Promise<any>} */
-  ask(conn, event, data) {
+  /**
+   * Asks a connection, or a user's newest one. Rejects with what the client throws, NOT_FOUND where nobody is there, and
+   * UNAVAILABLE when the connection ends before the answer.
+   * @param {string} who @param {string} event @param {any} data @returns {Promise<any>}
+   */
+  async ask(who, event, data) {
+    const peer = this.#peers.get(who) ?? [...this.#peers.values()].findLast((p) => p.user === who);
+    if (!peer) throw new FairleadError("NOT_FOUND", who + ": not connected");
     const ref = "r" + this.#next++;
     return new Promise((resolve, reject) => {
-      this.#asked.set(ref, { resolve, reject });
-      this.#peers.get(conn)?.deliver({ op: "request", ref, event, data, timeoutMs: 5000 });
+      this.#asked.set(ref, { peer, resolve, reject });
+      peer.deliver({ op: "request", ref, event, data, timeoutMs: 5000 });
     });
+  }
+
+  /** Closes a user's connections as an operator does. @param {string} user @param {string} [reason] @param {number} [code] */
+  disconnect(user, reason = "disconnected by an operator", code = 4403) {
+    for (const peer of [...this.#peers.values()]) if (peer.user === user) peer.end(code, reason);
+  }
+
+  /** Subscribes a user's connections to a topic, or ends that. @param {string} user @param {string} topic @param {boolean} on */
+  subscribe(user, topic, on = true) {
+    for (const peer of this.#peers.values()) {
+      if (peer.user !== user || peer.topics.has(topic) === on) continue;
+      if (on) peer.topics.add(topic);
+      else this.#left(peer, topic);
+      peer.deliver({ op: "system", event: on ? "subscribed" : "unsubscribed", what: topic, at: Date.now() });
+    }
+  }
+
+  /** Has a user's clients get another token. @param {string} user */
+  refresh(user) {
+    for (const peer of this.#peers.values()) if (peer.user === user) peer.deliver({ op: "system", event: "refresh", at: Date.now() });
   }
 
   /** Closes every connection, as a gateway that dies (1006) or says why. @param {number} [code] */
@@ -104,6 +132,20 @@ export class MemoryServer {
     this.#peers.delete(peer.conn);
     this.#rooms.gone(peer);
     this.#groups.gone(peer);
+    this.#cursors.gone(peer);
+    for (const call of peer.calls.values()) call.abort();
+    for (const [ref, asked] of this.#asked) {
+      if (asked.peer !== peer) continue;
+      this.#asked.delete(ref);
+      asked.reject(new FairleadError("UNAVAILABLE", "the connection ended"));
+    }
+  }
+
+  /** @param {Peer} peer @param {string} topic */
+  #left(peer, topic) {
+    peer.topics.delete(topic);
+    this.#cursors.leave(peer, topic);
+    this.#rooms.set(peer, topic, false);
   }
 
   /** @param {Peer} peer @param {any} frame */
@@ -138,10 +180,14 @@ export class MemoryServer {
         if (frame.presence === "join") rooms.check(peer, topic);
         peer.topics.add(topic);
         ok({ topic });
+        this.#cursors.watch(peer, topic, !!frame.cursors);
         return rooms.set(peer, topic, !!frame.presence, frame.presence === "join" ? { data } : undefined);
       case "unsubscribe":
-        peer.topics.delete(topic);
-        rooms.set(peer, topic, false);
+        this.#left(peer, topic);
+        return ok({});
+      case "cursor":
+        if (!peer.topics.has(topic)) return refuse("FAILED_PRECONDITION", "subscribe to the topic first");
+        this.#cursors.move(peer, topic, data);
         return ok({});
       case "presence.join":
         if (!peer.topics.has(topic)) return refuse("FAILED_PRECONDITION", "subscribe to the topic first");
@@ -170,14 +216,22 @@ export class MemoryServer {
       case "call": {
         const fn = this.#methods.get(frame.method);
         if (!fn) return refuse("UNIMPLEMENTED", "no worker serves " + frame.method);
-        return ok((await fn(data, { user: peer.user, conn: peer.conn })) ?? null);
+        const cancel = new AbortController(), { signal } = cancel;
+        peer.calls.set(id, cancel);
+        try {
+          const progress = (/** @type {any} */ p) => peer.deliver({ id, progress: p });
+          return ok((await fn(data, { user: peer.user, conn: peer.conn, progress, signal })) ?? null);
+        } finally {
+          peer.calls.delete(id);
+        }
       }
       case "reply": {
         const asked = this.#asked.get(ref);
         this.#asked.delete(ref);
-        return frame.error ? asked?.reject(frame.error) : asked?.resolve(data);
+        return frame.error ? asked?.reject(fromWire(frame.error)) : asked?.resolve(data);
       }
       case "cancel":
+        return peer.calls.get(ref)?.abort();
       case "pong":
         return;
       default:
@@ -192,6 +246,8 @@ class Peer {
   user = "";
   /** @type {Set<string>} */
   topics = new Set();
+  /** Calls under way. @type {Map<number, AbortController>} */
+  calls = new Map();
   readyState = 0;
   protocol = "fairlead.v1";
   /** @type {((e: any) => void) | null} */
@@ -232,11 +288,11 @@ class Peer {
     queueMicrotask(() => this.readyState === 1 && this.onmessage?.({ data }));
   }
 
-  /** @param {number} code */
-  end(code) {
+  /** @param {number} code @param {string} [reason] */
+  end(code, reason = "") {
     if (this.readyState === 3) return;
     this.readyState = 3;
     this.#server.gone(this);
-    queueMicrotask(() => this.onclose?.({ code, reason: "" }));
+    queueMicrotask(() => this.onclose?.({ code, reason }));
   }
 }

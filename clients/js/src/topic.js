@@ -78,8 +78,7 @@ export class Topic {
    * @returns {Off}
    */
   on(event, fn) {
-    const sub = this.#session.hold(this.name, this.#o);
-    return sub.listeners.add(event, fn, () => this.#session.release(sub));
+    return this.#session.listen(this.name, this.#o, event, fn);
   }
 
   /**
@@ -91,10 +90,8 @@ export class Topic {
    * @param {PublishOptions} [o]
    * @returns {Promise<{ seq?: number, duplicate?: boolean }>}
    */
-  publish(event, data = /** @type {any} */ (null), { key, echo, timeout, signal } = {}) {
-    return this.#session.request({
-      op: "publish", topic: this.name, event, data, key, echo: echo === false ? false : undefined,
-    }, { timeout, signal, retry: key !== undefined });
+  publish(event, data = /** @type {any} */ (null), { key, echo, ...o } = {}) {
+    return this.#session.request({ op: "publish", topic: this.name, event, data, key, echo }, { ...o, retry: key !== undefined });
   }
 
   /**
@@ -102,10 +99,9 @@ export class Topic {
    * @param {{ after?: import("./position.js").Position, limit?: number, timeout?: number, signal?: AbortSignal }} [o]
    * @returns {Promise<{ messages: Message[], truncated: boolean, more: boolean }>}
    */
-  async history({ after, limit, timeout, signal } = {}) {
-    const { seq = 0, ts } = parse(after);
-    const topic = this.name;
-    const reply = await this.#session.request({ op: "history", topic, after: seq, ts, limit }, { timeout, signal });
+  async history({ after, limit, ...o } = {}) {
+    const topic = this.name, { seq = 0, ts } = parse(after);
+    const reply = await this.#session.request({ op: "history", topic, after: seq, ts, limit }, o);
     return { ...reply, messages: reply.messages.map((/** @type {Message} */ m) => ({ topic, ...m, replayed: true })) };
   }
 
@@ -115,31 +111,22 @@ export class Topic {
    * @returns {AsyncGenerator<Message, void, void>}
    */
   async *[Symbol.asyncIterator]() {
-    /** @type {Message[]} */
-    const waiting = [];
-    /** @type {FairleadError | undefined} */
-    let end = this.#session.ended;
+    const { ended, listeners } = this.#session;
+    /** @type {any[]} */
+    let waiting = ended ? [ended] : [];
     let wake = () => {};
-    const stop = (/** @type {FairleadError} */ error) => {
-      end ??= error;
+    const add = (/** @type {Message | FairleadError} */ next) => {
+      if (waiting.push(next) > 10000) waiting = [new FairleadError("RESOURCE_EXHAUSTED", "too many wait")];
       wake();
     };
-    const offs = [
-      this.on("*", (m) => {
-        if (waiting.push(m) > 10000) stop(new FairleadError("RESOURCE_EXHAUSTED", "too many wait"));
-        wake();
-      }),
-      this.on("$denied", stop),
-      this.#session.listeners.add("$end", stop),
-    ];
+    const offs = [this.on("*", add), this.on("$denied", add), listeners.add("$end", add)];
     try {
       for (;;) {
-        const message = waiting.shift();
-        if (message && end?.code !== "RESOURCE_EXHAUSTED") yield message;
-        else if (end) {
-          if (end.code === "CANCELLED") return;
-          throw end;
-        } else await new Promise((resolve) => (wake = /** @type {any} */ (resolve)));
+        const next = waiting.shift();
+        if (!next) await new Promise((resolve) => (wake = /** @type {any} */ (resolve)));
+        else if (!(next instanceof FairleadError)) yield next;
+        else if (next.code === "CANCELLED") return;
+        else throw next;
       }
     } finally {
       offs.forEach((off) => off());

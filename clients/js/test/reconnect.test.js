@@ -231,14 +231,14 @@ test("close says goodbye, leaves no timer, and rejects what waits", async () => 
 });
 
 test("the session is sent again, over a page load only for who is anonymous", async () => {
-  const it = await open({ persist: "session" });
+  const it = await open({ persist: "session" }, { user: "anon-x" });
   it.last().drop(1006);
   await it.clock.pass(1000);
   it.last().onopen({});
   assert.equal(it.last().sent[0].session, "s1");
   it.clock.page("pagehide");
   assert.deepEqual(JSON.parse([...it.clock.stored.values()][0]), { session: "s1", positions: {} });
-  const known = await open({ persist: "session", token: "t" });
+  const known = await open({ persist: "session", token: "t" }); // ann
   known.clock.page("pagehide");
   assert.deepEqual(JSON.parse([...known.clock.stored.values()][0]), { positions: {} });
 });

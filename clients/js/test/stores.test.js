@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect } from "../src/index.js";
-import { count, crud, latest, lookup, status } from "../src/stores.js";
+import { connect, FairleadError } from "../src/index.js";
+import { count, crud, denials, derived, latest, lookup, on, once, scan, status } from "../src/stores.js";
 import { MemoryServer } from "../src/testing.js";
 
 /** Two clients on one server in memory. */
@@ -118,4 +118,143 @@ test("two readers are one subscription, which ends with the last", async (t) => 
   two.end();
   await ann.topic("c").publish("x", 1);
   assert.deepEqual(server.received.map(({ frame }) => frame.op), ["hello", "subscribe", "subscribe", "unsubscribe", "publish"]);
+});
+
+test("five stores of one tick are one WebSocket message", async (t) => {
+  const { server, ann } = setup(t);
+  await ann.ready();
+  const sent = [], { send } = server.WebSocket.prototype;
+  server.WebSocket.prototype.send = function (text) {
+    sent.push(JSON.parse(text));
+    send.call(this, text);
+  };
+  const stores = ["a", "b", "c", "d", "e"].map((name) => read(latest(ann.topic(name))));
+  await subscribed(ann.topic("e"));
+  assert.deepEqual(sent.map((m) => m.map((f) => f.topic)), [["a", "b", "c", "d", "e"]]);
+  for (const s of stores) s.end();
+});
+
+test("on has the newest message or data, scan what a function makes of them", async (t) => {
+  const { server, ann } = setup(t), topic = ann.topic("a");
+  const any = read(on(topic)), x = read(on(topic, "x")), sum = read(scan(topic, "x", 0, (n, { data }) => n + (data ?? 0)));
+  assert.deepEqual([any.values, x.values, sum.values], [[null], [null], [0]]);
+  await subscribed(topic);
+  for (const [event, data] of [["x", 1], ["y", 5], ["x", null], ["x", 2]]) server.publish("a", event, data);
+  await sum.is(3);
+  assert.deepEqual(x.values, [null, 1, 2]);
+  assert.deepEqual(any.values.map((m) => m?.event), [undefined, "x", "y", "x"]);
+  assert.deepEqual(sum.values, [0, 1, 3]);
+});
+
+test("derived follows its source from topic to topic, and leaves the one before", async (t) => {
+  const { server, ann } = setup(t);
+  let set = () => {};
+  const id = { subscribe: (fn) => (fn(1), (set = fn), () => (set = () => {})) };
+  const newest = read(derived(id, (n) => n && on(ann.topic("order." + n), "x")));
+  await subscribed(ann.topic("b"));
+  server.publish("order.1", "x", "one");
+  await newest.is("one");
+  set(2);
+  await newest.is(null);
+  await ann.topic("b").publish("x", 1);
+  server.publish("order.1", "x", "late");
+  server.publish("order.2", "x", "two");
+  await newest.is("two");
+  set(0);
+  await newest.is(undefined);
+  newest.end();
+  await ann.topic("b").publish("x", 1);
+  const ops = server.received.map(({ frame }) => frame).filter((f) => f.topic?.startsWith("order")).map((f) => f.op + f.topic.at(-1));
+  assert.deepEqual(ops, ["subscribe1", "subscribe2", "unsubscribe1", "unsubscribe2"]);
+  assert.ok(!newest.values.includes("late"));
+});
+
+test("denials says why a topic is not heard", async (t) => {
+  const { server, ann } = setup(t), topic = ann.topic("a"), why = read(denials(topic));
+  await subscribed(topic);
+  server.subscribe("ann", "a", false);
+  await ann.topic("b").publish("x", 1);
+  assert.deepEqual([why.values[0], why.values[1]?.code], [null, "PERMISSION_DENIED"]);
+  server.subscribe("ann", "a");
+  const heard = once(ann.topic("a"), "x");
+  await ann.topic("b").publish("x", 1);
+  server.publish("a", "x", 2);
+  assert.equal((await heard).data, 2);
+});
+
+test("once: the next message, or why none came", async (t) => {
+  const { server, ann } = setup(t), topic = ann.topic("a");
+  const next = once(topic, "x");
+  await subscribed(topic);
+  server.publish("a", "y", 1);
+  server.publish("a", "x", 2);
+  assert.equal((await next).data, 2);
+  await assert.rejects(once(topic, "x", { timeout: 1 }), { code: "DEADLINE_EXCEEDED" });
+  await assert.rejects(once(topic, "x", { signal: AbortSignal.abort() }), { code: "CANCELLED" });
+  const abort = new AbortController(), aborted = once(ann.topic("c"), "x", { signal: abort.signal });
+  abort.abort();
+  await assert.rejects(aborted, { code: "CANCELLED" });
+  await ann.topic("b").publish("x", 1);
+  assert.equal(server.received.filter(({ frame }) => frame.topic === "c").length, 0); // within one tick
+});
+
+test("the server in memory knows cursors", async (t) => {
+  const { ann, bob } = setup(t), seen = [];
+  const room = ann.topic("doc");
+  room.cursor.on((all) => seen.push({ ...all }));
+  await subscribed(room);
+  const after = (n) => new Promise((resolve) => {
+    const off = room.cursor.on(() => seen.length >= n && (off(), resolve()));
+  });
+  const errors = [];
+  bob.on("error", (e) => errors.push(e.code));
+  await bob.ready();
+  bob.topic("doc").cursor.move({ x: 0 });
+  await bob.topic("other").publish("x", 1);
+  assert.deepEqual(errors, ["FAILED_PRECONDITION"]);
+  bob.topic("doc").on("x", () => {});
+  await subscribed(bob.topic("doc"));
+  const moved = after(2);
+  bob.topic("doc").cursor.move({ x: 1 });
+  await moved;
+  const gone = after(3);
+  bob.close();
+  await gone;
+  assert.deepEqual(seen.slice(0, 3), [{}, { bob: { x: 1 } }, {}]);
+});
+
+test("the server in memory asks a user's newest connection", async (t) => {
+  const { server, ann, bob } = setup(t);
+  await assert.rejects(server.ask("ann", "confirm", 1), { code: "NOT_FOUND" });
+  ann.serve("confirm", () => { throw new FairleadError("ABORTED", "not now"); });
+  bob.serve("confirm", () => new Promise(() => {}));
+  await Promise.all([ann.ready(), bob.ready()]);
+  await assert.rejects(server.ask("ann", "confirm", 1), { code: "ABORTED", message: "not now" });
+  const asked = server.ask("bob", "confirm", 1);
+  server.drop();
+  await assert.rejects(asked, { code: "UNAVAILABLE" });
+});
+
+test("the server in memory: progress, cancel, and what an operator does", async (t) => {
+  const { server, ann } = setup(t), progress = [], system = [];
+  ann.on("system", (e) => system.push(e.event));
+  const cancelled = new Promise((resolve) => {
+    server.handle("slow", (data, call) => new Promise(() => {
+      call.progress({ half: data });
+      call.signal.onabort = resolve;
+    }));
+  });
+  const abort = new AbortController();
+  const call = ann.call("slow", 7, { signal: abort.signal, onProgress: (p) => (progress.push(p), abort.abort()) });
+  await assert.rejects(call, { code: "CANCELLED" });
+  await cancelled;
+  assert.deepEqual(progress, [{ half: 7 }]);
+  server.refresh("ann");
+  await ann.topic("b").publish("x", 1);
+  assert.deepEqual(system, ["refresh"]);
+  assert.equal(server.received.some(({ frame }) => frame.op === "refresh" && frame.token === "ann"), true);
+  const failed = new Promise((resolve) => ann.on("state", resolve));
+  server.disconnect("ann", "enough");
+  const { state, cause } = await failed;
+  assert.deepEqual([state, cause.code, cause.message], ["failed", "PERMISSION_DENIED", "enough"]);
 });
