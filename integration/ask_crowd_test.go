@@ -62,6 +62,8 @@ type extra struct {
 	ws   *websocket.Conn
 	user string
 	conn string
+
+	early [][]byte // frames that came before the answer to hello
 }
 
 func newExtra(ctx context.Context, url, user string) (*extra, error) {
@@ -70,14 +72,24 @@ func newExtra(ctx context.Context, url, user string) (*extra, error) {
 		return nil, err
 	}
 	e := &extra{ws: ws, user: user}
-	if err = ws.Write(ctx, websocket.MessageText, []byte(`{"op":"hello","id":1,"token":"`+token(user, nil)+`"}`)); err == nil {
+	err = ws.Write(ctx, websocket.MessageText, []byte(`{"op":"hello","id":1,"token":"`+token(user, nil)+`"}`))
+	for err == nil && e.conn == "" {
 		var data []byte
-		if _, data, err = ws.Read(ctx); err == nil {
-			var hello struct{ OK struct{ Conn string } }
-			if err = json.Unmarshal(data, &hello); err == nil && hello.OK.Conn == "" {
-				err = fmt.Errorf("hello: %s", data)
-			}
-			e.conn = hello.OK.Conn
+		if _, data, err = ws.Read(ctx); err != nil {
+			break
+		}
+		var f struct {
+			OK  struct{ Conn string }
+			Ref string
+		}
+		switch err = json.Unmarshal(data, &f); {
+		case err != nil:
+		case f.Ref != "": // asked as soon as it can be, before it knows its own name
+			e.early = append(e.early, data)
+		case f.OK.Conn == "":
+			err = fmt.Errorf("hello: %s", data)
+		default:
+			e.conn = f.OK.Conn
 		}
 	}
 	if err != nil {
@@ -89,23 +101,30 @@ func newExtra(ctx context.Context, url, user string) (*extra, error) {
 
 // run answers until the socket ends.
 func (e *extra) run(ctx context.Context) {
+	for _, data := range e.early {
+		e.answer(ctx, data)
+	}
 	for {
 		_, data, err := e.ws.Read(ctx)
 		if err != nil {
 			return
 		}
-		var f struct {
-			Ref  string
-			Data uint64
-		}
-		if json.Unmarshal(data, &f) != nil || f.Ref == "" {
-			continue
-		}
-		said, _ := json.Marshal(testimony{e.user, e.conn, f.Data}) // it can be encoded
-		if e.ws.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"op":"reply","ref":%q,"data":%s}`, f.Ref, said)) != nil {
-			return
-		}
+		e.answer(ctx, data)
 	}
+}
+
+// answer sends the answer to a frame that is a request; where it can't be sent
+// the socket has ended.
+func (e *extra) answer(ctx context.Context, data []byte) {
+	var f struct {
+		Ref  string
+		Data uint64
+	}
+	if json.Unmarshal(data, &f) != nil || f.Ref == "" {
+		return
+	}
+	said, _ := json.Marshal(testimony{e.user, e.conn, f.Data}) // it can be encoded
+	_ = e.ws.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"op":"reply","ref":%q,"data":%s}`, f.Ref, said))
 }
 
 // Very many users on three gateways are asked at random, in no order: each answer

@@ -223,6 +223,13 @@ func (f *Follow) take(ctx context.Context, sub *Subscription) error {
 		if err != nil {
 			return err
 		}
+		select {
+		case <-f.stopped:
+			return context.Canceled
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+		}
 		switch m.Control {
 		case "":
 			f.o.OnMessage(m)
@@ -237,13 +244,6 @@ func (f *Follow) take(ctx context.Context, sub *Subscription) error {
 				_ = json.Unmarshal(m.Raw, &said) // it was decoded once already
 				f.o.OnTruncated(said.MissingFrom)
 			}
-		}
-		select {
-		case <-f.stopped:
-			return context.Canceled
-		case <-ctx.Done():
-			return ctx.Err()
-		default:
 		}
 	}
 }

@@ -406,10 +406,13 @@ func TestAskOfAConnectionThatHasJustCome(t *testing.T) {
 	for _, body := range []string{``, `[]`, `{"user":"ann"}`, `{"conn":"c4"}`, `{"conn":"c4","user":" "}`, `{"conn":"c4","user":"bob"}`} {
 		opened(body)
 	}
-	opened(`{"at":1,"conn":"c3","user":"ann"}`)
 	opened(`{"at":1,"conn":"c1","user":"ann"}`) // an old one: the registry says which is newer
-	r.eventually("it is heard", func() bool { return len(r.a.recent.ahead("ann", nil, time.Now())) == 2 })
 	got := r.ask("ann", "1")
+	r.respond(r.next(conns["c2"]), "2")
+	r.next(got)
+	opened(`{"at":1,"conn":"c3","user":"ann"}`)
+	r.eventually("it is heard", func() bool { return fmt.Sprint(r.a.recent.ahead("ann", nil, time.Now())) == "[c3]" })
+	got = r.ask("ann", "1")
 	r.respond(r.next(conns["c3"]), "3")
 	if m := r.next(got); string(m.Data) != "3" {
 		t.Errorf("got %q", m.Data)
@@ -428,19 +431,20 @@ func TestRecent(t *testing.T) {
 	r.add("ann", "c1", at(0))
 	r.add("bob", "b1", at(time.Second))
 	r.add("ann", "c2", at(2*time.Second))
-	r.add("ann", "c2", at(2*time.Second))
-	same(at(2*time.Second), "ann", []string{"c0"}, "c2", "c1", "c0")
-	same(at(2*time.Second), "ann", []string{"c1", "c0"}, "c2", "c1", "c0")
+	same(at(2*time.Second), "ann", []string{"c0"}, "c2", "c0")
+	same(at(2*time.Second), "ann", []string{"c1", "c2", "c0"}, "c1", "c2", "c0")
+	same(at(2*time.Second), "bob", nil, "b1")
+	r.add("joe", "j1", at(recentKeep+time.Second/2)) // forgets the first of ann's
 	same(at(recentKeep+time.Second), "ann", nil, "c2")
-	same(at(recentKeep+time.Second), "bob", nil, "b1")
-	same(at(recentKeep+time.Minute), "bob", []string{"b0"}, "b0")
-	if len(r.byUser) != 0 || len(r.queue) != 0 {
-		t.Errorf("%d users and %d connections are left", len(r.byUser), len(r.queue))
+	same(at(recentKeep+2*time.Second), "bob", []string{"b0"}, "b0")
+	r.add("joe", "j2", at(time.Minute))
+	if len(r.byUser) != 1 || len(r.queue) != 1 {
+		t.Errorf("%d users and %d connections are left, want one", len(r.byUser), len(r.queue))
 	}
 	for i := range recentMost + 10 {
-		r.add(fmt.Sprint("u", i%7), fmt.Sprint(i), at(time.Hour))
+		r.add(fmt.Sprint("u", i), fmt.Sprint(i), at(time.Hour))
 	}
-	if len(r.queue) != recentMost || len(r.byUser) != 7 {
-		t.Errorf("%d connections of %d users, want %d of 7", len(r.queue), len(r.byUser), recentMost)
+	if len(r.queue) != recentMost || len(r.byUser) != recentMost {
+		t.Errorf("%d connections of %d users, want %d", len(r.queue), len(r.byUser), recentMost)
 	}
 }

@@ -18,13 +18,13 @@ const (
 	recentMost = 65_536
 )
 
-// recent are connections of which gateways have just told: the registry knows of
-// them when they are stored, some time after their clients are told hello. They
-// are hints: one that is not there any more costs an ask a round trip.
+// recent has of each user the connection of which a gateway has just told: the
+// registry knows of it when it is stored, some time after its client was told
+// hello. It is a hint: one that is not there any more costs an ask a round trip.
 type recent struct {
 	mu     sync.Mutex
-	byUser map[string][]string // guarded by mu, like the rest; the newest last
-	queue  []recentConn        // all of them, the oldest first
+	byUser map[string]recentConn // guarded by mu, like queue
+	queue  []recentConn          // all that were told of, the oldest first
 }
 
 type recentConn struct {
@@ -32,52 +32,34 @@ type recentConn struct {
 	at         time.Time
 }
 
-func newRecent() *recent { return &recent{byUser: map[string][]string{}} }
+func newRecent() *recent { return &recent{byUser: map[string]recentConn{}} }
 
 // add takes a connection that has just come.
 func (r *recent) add(user, conn string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.expire(now)
-	if len(r.queue) >= recentMost {
-		r.forget()
+	for len(r.queue) > 0 && (len(r.queue) >= recentMost || now.Sub(r.queue[0].at) > recentKeep) {
+		if oldest := r.queue[0]; r.byUser[oldest.user] == oldest {
+			delete(r.byUser, oldest.user)
+		}
+		r.queue[0] = recentConn{}
+		r.queue = r.queue[1:]
 	}
-	r.queue = append(r.queue, recentConn{user, conn, now})
-	r.byUser[user] = append(r.byUser[user], conn)
+	c := recentConn{user, conn, now}
+	r.queue = append(r.queue, c)
+	r.byUser[user] = c
 }
 
-// ahead returns a user's connections, those first that are too new to be among
-// known, the newest first.
+// ahead returns a user's connections, of which known are known of, the newest
+// first.
 func (r *recent) ahead(user string, known []string, now time.Time) []string {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.expire(now)
-	var news []string
-	for _, conn := range slices.Backward(r.byUser[user]) {
-		if !slices.Contains(known, conn) && !slices.Contains(news, conn) {
-			news = append(news, conn)
-		}
+	c, ok := r.byUser[user]
+	r.mu.Unlock()
+	if !ok || now.Sub(c.at) > recentKeep || slices.Contains(known, c.conn) {
+		return known
 	}
-	return append(news, known...)
-}
-
-// expire forgets what is too old; mu is held.
-func (r *recent) expire(now time.Time) {
-	for len(r.queue) > 0 && now.Sub(r.queue[0].at) > recentKeep {
-		r.forget()
-	}
-}
-
-// forget drops the oldest; mu is held.
-func (r *recent) forget() {
-	oldest := r.queue[0]
-	r.queue[0] = recentConn{}
-	r.queue = r.queue[1:]
-	if rest := r.byUser[oldest.user][1:]; len(rest) > 0 {
-		r.byUser[oldest.user] = rest
-	} else {
-		delete(r.byUser, oldest.user)
-	}
+	return append([]string{c.conn}, known...)
 }
 
 // opened takes a gateway's word that a connection has come.

@@ -25,8 +25,10 @@ const (
 	// interestWait is how long the servers of a cluster may take to tell each
 	// other of a subscription.
 	interestWait = 50 * time.Millisecond
-	// askRounds is how often a user may be looked for, and be gone when asked.
+	// askRounds is how often a user may be looked for, and be gone when asked, and
+	// roundMost the longest pause between.
 	askRounds = 16
+	roundMost = 64 * time.Millisecond
 	// stillThere and stillThereMost are the pauses after which it is asked
 	// whether a client that has not answered is there at all.
 	stillThere     = time.Second
@@ -51,7 +53,7 @@ const (
 	asking    askPhase = iota // a connection's answer
 	probing                   // the first gateway that holds the user
 	gathering                 // more of them
-	resting                   // the servers of a cluster
+	resting                   // a while before it is looked again
 )
 
 // asked is one ask: which connections may answer it, and what it waits for. It
@@ -68,6 +70,7 @@ type asked struct {
 	misses int           // checks that found nobody, one after another
 	rounds int
 	again  bool // the servers of a cluster have had their time
+	chosen bool // connections that were found have been asked
 	found  []wire.ProbedConn
 	err    *wire.Error // of moveEnd
 }
@@ -127,11 +130,21 @@ func (q *asked) advance(now time.Time) askMove {
 	return moveAsk
 }
 
-// probe begins to look for the user.
+// probe looks for the user; from the third time on after a pause.
 func (q *asked) probe(now time.Time) askMove {
-	if q.rounds++; q.rounds > askRounds {
+	switch q.rounds++; {
+	case q.rounds > askRounds:
 		return q.end(wire.Errorf(wire.Unavailable, "the user's connections come and go"))
+	case q.rounds > 2:
+		q.phase, q.conn = resting, ""
+		q.wake = now.Add(min(time.Millisecond<<(q.rounds-3), roundMost))
+		return moveWait
 	}
+	return q.look(now)
+}
+
+// look begins to look for the user.
+func (q *asked) look(now time.Time) askMove {
 	q.phase, q.conn, q.found = probing, "", nil
 	q.pause = probeAgain
 	q.wake = now.Add(q.pause)
@@ -163,6 +176,9 @@ func (q *asked) probed(conns []wire.ProbedConn, now time.Time) askMove {
 	if q.want != "" && slices.ContainsFunc(conns, func(c wire.ProbedConn) bool { return c.Conn == q.want }) {
 		return q.choose(now)
 	}
+	if q.chosen { // and gone since: who is there is more than who is newest
+		return q.choose(now)
+	}
 	if q.phase == probing {
 		q.phase, q.wake = gathering, now.Add(probeMore)
 	}
@@ -179,7 +195,7 @@ func (q *asked) choose(now time.Time) askMove {
 		q.next = append(q.next, c.Conn)
 	}
 	q.prefer(q.want)
-	q.found = nil
+	q.found, q.chosen = nil, true
 	return q.advance(now)
 }
 
@@ -226,7 +242,7 @@ func (q *asked) over(now time.Time) askMove {
 		q.wake = now.Add(q.pause)
 		return moveProbe
 	}
-	return q.probe(now)
+	return q.look(now)
 }
 
 func (q *asked) end(err *wire.Error) askMove {

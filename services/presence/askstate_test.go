@@ -102,6 +102,37 @@ func TestAskedGathersForAWhile(t *testing.T) {
 	asksMove(t, move, moveProbe)
 }
 
+// Who is gone again when asked is looked for again, and the first that is found is
+// asked at once; not for ever.
+func TestAskedOfAUserWhoMoves(t *testing.T) {
+	q, move := newTestAsked([]string{"c0"}, "")
+	asksConn(t, q, move, "c0")
+	now := askAt
+	asksMove(t, q.gone(true, now, false), moveProbe)
+	asksMove(t, q.probed([]wire.ProbedConn{{Conn: "c1"}}, now), moveWait)
+	now = q.due()
+	asksConn(t, q, q.over(now), "c1")
+	asksMove(t, q.gone(true, now, false), moveProbe)
+	for range 2 {
+		asksConn(t, q, q.probed([]wire.ProbedConn{{Conn: "c2"}}, now), "c2")
+		asksMove(t, q.gone(true, now, false), moveWait)
+		now = q.due()
+		asksMove(t, q.over(now), moveProbe)
+	}
+	for move = moveWait; move != moveEnd; {
+		asksConn(t, q, q.probed([]wire.ProbedConn{{Conn: "c3"}}, now), "c3")
+		if move = q.gone(true, now, false); move != moveEnd {
+			asksMove(t, move, moveWait)
+			now = q.due()
+			asksMove(t, q.over(now), moveProbe)
+		}
+	}
+	asksEnd(t, q, move, wire.Unavailable)
+	if took := now.Sub(askAt); took < 10*interestWait || took > 2*time.Second {
+		t.Errorf("given up after %s", took)
+	}
+}
+
 // Interest takes a moment in a cluster: it is looked again, once.
 func TestAskedInACluster(t *testing.T) {
 	q, _ := newTestAsked(nil, "")
