@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,4 +119,32 @@ func errorText(err error) string {
 		text += " " + outcome
 	}
 	return text
+}
+
+// The answer to hello precedes whatever is sent to its user.
+func TestHelloIsAnsweredFirst(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, 1)
+	nc := s.worker()
+	stop, flooding := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(flooding)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = nc.Publish("fl.user.ann", []byte(`"hi"`))
+				_ = nc.Flush()
+			}
+		}
+	}()
+	defer func() { close(stop); <-flooding }()
+	for range 20 {
+		c := dial(t, s.url(0), client.Options{Token: token("ann", nil), Tap: true})
+		if first := receive(t, c.Frames()); !strings.HasPrefix(string(first.Raw), `{"id":`) {
+			t.Fatalf("the first frame is %s, want the answer to hello", first.Raw)
+		}
+		c.Abort()
+	}
 }

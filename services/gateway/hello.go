@@ -28,10 +28,10 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 		c.identity.Store(id)
 		c.join(id.Session)
 	}
-	if err := c.listen(); err != nil {
+	own, err := c.ownSubjects()
+	if err != nil {
 		return err
 	}
-	c.greeted = true
 	id := c.identity.Load()
 	h := wire.Hello{
 		Conn: c.id, User: id.User, Session: id.Session, Gateway: c.g.id,
@@ -40,15 +40,27 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 		ExpiresAt:       epochMs(id.ExpiresAt),
 	}
 	granted := c.claimed(id.Topics)
+	interests := slices.Clone(own)
 	for _, p := range granted {
 		h.Topics = append(h.Topics, p.topic)
+		interests = append(interests, p.in)
 	}
+	if err := c.stands(); err != nil {
+		for _, in := range interests {
+			c.g.fanout.release(in)
+		}
+		return err
+	}
+	c.greeted = true
 	answer := wire.AppendOK(nil, f.ID, wire.AppendHello(nil, &h))
-	interests := make([]*interest, len(granted))
-	for i, p := range granted {
-		interests[i] = p.in
+	members := joinAll(interests, c, func() { c.out.Send(answer) })
+	c.direct, c.topics = append(c.direct, members[:len(own)]...), append(c.topics, members[len(own):]...)
+	if len(own) > 0 {
+		c.introduce()
 	}
-	c.topics = append(c.topics, joinAll(interests, c, func() { c.out.Send(answer) })...)
+	if err := c.stands(); err != nil { // revoked before it could be found
+		c.fail(0, err)
+	}
 	return nil
 }
 
@@ -142,47 +154,63 @@ func (c *connection) join(session string) {
 	c.id, c.kin = kin+strings.TrimPrefix(c.id, c.kin), kin
 }
 
-// listen makes the subjects of the user and of the connection live, once.
+// listen makes the subjects of the user and of the connection live, once, and
+// lets their messages in.
 func (c *connection) listen() *wire.Error {
+	own, err := c.ownSubjects()
+	if err != nil || own == nil {
+		return err
+	}
+	c.direct = joinAll(own, c, func() {})
+	c.introduce()
+	return c.stands()
+}
+
+// ownSubjects makes the subjects of the user and of the connection live, and
+// returns them for the connection to join; none where it has.
+func (c *connection) ownSubjects() ([]*interest, *wire.Error) {
 	if c.direct != nil {
-		return nil
+		return nil, nil
 	}
 	if !c.g.link.up() {
-		return unavailable("NATS is away: try hello again")
+		return nil, unavailable("NATS is away: try hello again")
 	}
 	if !c.g.revocations.ready() {
-		return unread()
+		return nil, unread()
 	}
 	id := c.identity.Load()
 	user, err := c.g.cfg.Namespace.User(id.User)
 	if err != nil {
-		return wire.AsError(err)
+		return nil, wire.AsError(err)
 	}
 	conn, err := c.g.cfg.Namespace.Conn(c.id)
 	if err != nil {
-		return wire.AsError(err)
+		return nil, wire.AsError(err)
 	}
 	uin, err := c.g.fanout.acquire(kindUser, user, "")
 	if err != nil {
-		return unavailable("NATS did not take the subscription")
+		return nil, unavailable("NATS did not take the subscription")
 	}
 	cin, err := c.g.fanout.acquire(kindConn, conn, "")
 	if err != nil {
 		c.g.fanout.release(uin)
-		return unavailable("NATS did not take the subscription")
+		return nil, unavailable("NATS did not take the subscription")
 	}
 	ctx, cancel := deadline()
 	defer cancel()
 	if err := c.g.fanout.waitLive(ctx, uin, cin); err != nil {
 		c.g.fanout.release(uin)
 		c.g.fanout.release(cin)
-		return unavailable("NATS did not confirm the subscription in time")
+		return nil, unavailable("NATS did not confirm the subscription in time")
 	}
-	c.direct = []*member{uin.join(c, nil), cin.join(c, nil)}
+	return []*interest{uin, cin}, nil
+}
+
+// introduce makes the connection known to others: it can be reached now.
+func (c *connection) introduce() {
 	c.g.event("connection.opened", "", eventBody{Conn: c})
 	c.register()
 	c.index()
-	return c.stands()
 }
 
 // refresh takes a newer token of the same user.

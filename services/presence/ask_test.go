@@ -323,6 +323,11 @@ func TestAsksDrain(t *testing.T) {
 	if m := r.next(one); string(m.Data) != `"in time"` {
 		t.Errorf("got %q", m.Data)
 	}
+	select { // what was on its way is taken
+	case <-r.a.closed:
+	case <-time.After(storePatience):
+		t.Fatal("the subscription does not end")
+	}
 	select {
 	case err := <-drained:
 		t.Fatalf("it did not wait for the second (%v)", err)
