@@ -15,7 +15,7 @@ import (
 
 const clusterRules = `
 topics:
-  - {name: chat, match: "chat.>", subscribe: user, publish: user, from: true, replay: {size: 20000, ttl: 1h, dedupe: 2m, replicas: 3}}
+  - {name: chat, match: "chat.>", subscribe: user, publish: user, from: true, replay: {size: 1000000, ttl: 1h, dedupe: 2m, replicas: 3}}
   - {match: ">", subscribe: user, publish: user}
 `
 

@@ -23,8 +23,15 @@ func newAttributeIndex[T comparable]() *attributeIndex[T] {
 // set makes these the attributes of a member, in place of those it had. The map
 // is kept: nobody changes it any more.
 func (x *attributeIndex[T]) set(member T, attributes map[string]string) {
+	x.setBehind(func() {}, member, attributes)
+}
+
+// setBehind is set behind first: whoever looks for members finds this one from
+// the moment that first is done, and not before.
+func (x *attributeIndex[T]) setBehind(first func(), member T, attributes map[string]string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	first()
 	old := x.members[member]
 	if maps.Equal(old, attributes) {
 		return

@@ -43,6 +43,14 @@ func (b *bucket) full(l *rules.Limit, now time.Time) bool {
 	return b.missingAt(l, now) == 0 && !now.Before(b.banned)
 }
 
+// sooner reports whether the bucket is rather to be forgotten than another.
+func (b *bucket) sooner(other *bucket, now time.Time) bool {
+	if banned, too := now.Before(b.banned), now.Before(other.banned); banned != too {
+		return too
+	}
+	return b.at.Before(other.at)
+}
+
 func (b *bucket) missingAt(l *rules.Limit, now time.Time) float64 {
 	back := now.Sub(b.at).Seconds() * float64(l.Refill) / l.Per.Seconds()
 	return min(max(0, b.missing-back), float64(l.Capacity))

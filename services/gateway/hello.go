@@ -3,7 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
+	"encoding/base32"
 	"slices"
 	"strings"
 	"time"
@@ -53,10 +53,12 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 	}
 	c.greeted = true
 	answer := wire.AppendOK(nil, f.ID, wire.AppendHello(nil, &h))
-	members := joinAll(interests, c, func() { c.out.Send(answer) })
-	c.direct, c.topics = append(c.direct, members[:len(own)]...), append(c.topics, members[len(own):]...)
-	if len(own) > 0 {
-		c.introduce()
+	answered := func() { c.out.Send(answer) }
+	if len(own) == 0 {
+		c.topics = append(c.topics, joinAll(interests, c, answered)...)
+	} else {
+		members := c.introduce(interests, answered)
+		c.direct, c.topics = members[:len(own)], append(c.topics, members[len(own):]...)
 	}
 	if err := c.stands(); err != nil { // revoked before it could be found
 		c.fail(0, err)
@@ -150,7 +152,7 @@ func (c *connection) join(session string) {
 		return // its own subject has the id already
 	}
 	sum := sha256.Sum256([]byte(session))
-	kin := base64.RawURLEncoding.EncodeToString(sum[:9]) + "-"
+	kin := strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:10])) + "-"
 	c.id, c.kin = kin+strings.TrimPrefix(c.id, c.kin), kin
 }
 
@@ -161,8 +163,7 @@ func (c *connection) listen() *wire.Error {
 	if err != nil || own == nil {
 		return err
 	}
-	c.direct = joinAll(own, c, func() {})
-	c.introduce()
+	c.direct = c.introduce(own, func() {})
 	return c.stands()
 }
 
@@ -206,11 +207,15 @@ func (c *connection) ownSubjects() ([]*interest, *wire.Error) {
 	return []*interest{uin, cin}, nil
 }
 
-// introduce makes the connection known to others: it can be reached now.
-func (c *connection) introduce() {
-	c.g.event("connection.opened", "", eventBody{Conn: c})
+// introduce makes the connection known to others: it can be reached behind first,
+// and not before.
+func (c *connection) introduce(interests []*interest, first func()) []*member {
 	c.register()
-	c.index()
+	members := joinAll(interests, c, func() {
+		c.g.attributes.setBehind(first, c, c.identity.Load().Attributes)
+	})
+	c.g.event("connection.opened", "", eventBody{Conn: c})
+	return members
 }
 
 // refresh takes a newer token of the same user.

@@ -66,18 +66,19 @@ func (r *rates) spend(set *rules.Set, limit *rules.Limit, cost int, key rateKey,
 }
 
 // evict makes room for one: it drops the full buckets among a few, which say
-// nothing, else the one that was used least recently. The caller holds r.mu.
+// nothing, else the one that was used least recently, a banned one last. The
+// caller holds r.mu.
 func (r *rates) evict(set *rules.Set, now time.Time) {
 	var oldest rateKey
-	var at time.Time
+	var least *bucket
 	seen, dropped := 0, false
 	for key, b := range r.buckets {
 		limit := set.Limit(key.limit)
 		if limit == nil || b.full(limit, now) {
 			delete(r.buckets, key)
 			dropped = true
-		} else if at.IsZero() || b.at.Before(at) {
-			oldest, at = key, b.at
+		} else if least == nil || b.sooner(least, now) {
+			oldest, least = key, b
 		}
 		if seen++; seen == evictSample {
 			break
@@ -105,7 +106,7 @@ func (c *connection) rateKeyOf(limit *rules.Limit, name string) string {
 	case limit.Key == rules.KeyTopic:
 		return "t" + name
 	case limit.Key == rules.KeyAddress || id == nil || id.Anonymous:
-		return "a" + c.address.String()
+		return "a" + LimitKey(c.address).String()
 	default:
 		return "u" + id.User
 	}

@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"encoding/json"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -120,5 +122,33 @@ func TestRateRefusalsSayWhen(t *testing.T) {
 	var ms int64
 	if err := json.Unmarshal(f.Error.RetryAfterMs, &ms); err != nil || ms < 3_500_000 || ms > 3_600_000 {
 		t.Errorf("retryAfterMs %s, want nearly the hour that a token takes", f.Error.RetryAfterMs)
+	}
+}
+
+// A client owns a whole /64: its addresses share one bucket.
+func TestAddressesOfANetworkShareABucket(t *testing.T) {
+	bucketOf := func(address string) string {
+		c := &connection{address: netip.MustParseAddr(address)}
+		c.identity.Store(&auth.Identity{User: "anon-x", Anonymous: true})
+		return c.rateKeyOf(&rules.Limit{Key: rules.KeyAddress}, "m")
+	}
+	if a, b := bucketOf("2001:db8::1"), bucketOf("2001:db8::ffff:1"); a != b {
+		t.Errorf("two addresses of a /64 have the buckets %s and %s, want one", a, b)
+	}
+	if a, b := bucketOf("2001:db8::1"), bucketOf("2001:db8:0:1::1"); a == b {
+		t.Errorf("two networks share the bucket %s", a)
+	}
+}
+
+// What makes room is never a ban, as long as there is anything else.
+func TestABanIsForgottenLast(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	banned := &bucket{at: now.Add(-time.Hour), banned: now.Add(time.Minute)}
+	used := &bucket{at: now}
+	if banned.sooner(used, now) || !used.sooner(banned, now) {
+		t.Error("a banned key is forgotten before one that was just used")
+	}
+	if older := (&bucket{at: now.Add(-time.Second)}); !older.sooner(used, now) || used.sooner(older, now) {
+		t.Error("of two the one used last is forgotten")
 	}
 }
