@@ -36,9 +36,7 @@ const (
 type OpSpec struct {
 	Name string
 	// NeedsID: the op is always answered, so a frame without `id` is refused.
-	NeedsID bool
-	// Service answers the op where it isn't the gateway itself.
-	Service  string
+	NeedsID  bool
 	required []field
 	optional []field
 }
@@ -52,19 +50,19 @@ var Ops = [numOps]OpSpec{
 	OpUnsubscribe:    {Name: "unsubscribe", NeedsID: true, required: []field{fieldPattern}},
 	OpPublish:        {Name: "publish", required: []field{fieldTopic}, optional: []field{fieldEvent, fieldData, fieldKey, fieldEcho}},
 	OpBatch:          {Name: "batch", NeedsID: true, required: []field{fieldMessages}, optional: []field{fieldAtomic}},
-	OpHistory:        {Name: "history", NeedsID: true, Service: "replay", required: []field{fieldTopic, fieldAfter}, optional: []field{fieldTs, fieldLimit}},
-	OpGap:            {Name: "gap", NeedsID: true, Service: "replay", required: []field{fieldTopic, fieldAfter}, optional: []field{fieldTs}},
-	OpPresence:       {Name: "presence", NeedsID: true, Service: "presence", required: []field{fieldTopic}, optional: []field{fieldLimit, fieldPage}},
-	OpPresenceJoin:   {Name: "presence.join", NeedsID: true, Service: "presence", required: []field{fieldTopic}, optional: []field{fieldData}},
-	OpPresenceLeave:  {Name: "presence.leave", NeedsID: true, Service: "presence", required: []field{fieldTopic}},
-	OpPresenceUpdate: {Name: "presence.update", NeedsID: true, Service: "presence", required: []field{fieldTopic, fieldData}},
-	OpCursor:         {Name: "cursor", Service: "presence", required: []field{fieldTopic}, optional: []field{fieldData}},
-	OpGroupJoin:      {Name: "group.join", NeedsID: true, Service: "presence", required: []field{fieldGroup}, optional: []field{fieldRole, fieldData}},
-	OpGroupLeave:     {Name: "group.leave", NeedsID: true, Service: "presence", required: []field{fieldGroup}},
-	OpGroupPublish:   {Name: "group.publish", NeedsID: true, Service: "presence", required: []field{fieldGroup, fieldEvent}, optional: []field{fieldData, fieldRole}},
-	OpGroupSend:      {Name: "group.send", NeedsID: true, Service: "presence", required: []field{fieldGroup, fieldMember, fieldEvent}, optional: []field{fieldData}},
-	OpGroupMembers:   {Name: "group.members", NeedsID: true, Service: "presence", required: []field{fieldGroup}},
-	OpGroupMeta:      {Name: "group.meta", NeedsID: true, Service: "presence", required: []field{fieldGroup}, optional: []field{fieldMeta}},
+	OpHistory:        {Name: "history", NeedsID: true, required: []field{fieldTopic, fieldAfter}, optional: []field{fieldTs, fieldLimit}},
+	OpGap:            {Name: "gap", NeedsID: true, required: []field{fieldTopic, fieldAfter}, optional: []field{fieldTs}},
+	OpPresence:       {Name: "presence", NeedsID: true, required: []field{fieldTopic}, optional: []field{fieldLimit, fieldPage}},
+	OpPresenceJoin:   {Name: "presence.join", NeedsID: true, required: []field{fieldTopic}, optional: []field{fieldData}},
+	OpPresenceLeave:  {Name: "presence.leave", NeedsID: true, required: []field{fieldTopic}},
+	OpPresenceUpdate: {Name: "presence.update", NeedsID: true, required: []field{fieldTopic, fieldData}},
+	OpCursor:         {Name: "cursor", required: []field{fieldTopic}, optional: []field{fieldData}},
+	OpGroupJoin:      {Name: "group.join", NeedsID: true, required: []field{fieldGroup}, optional: []field{fieldRole, fieldData}},
+	OpGroupLeave:     {Name: "group.leave", NeedsID: true, required: []field{fieldGroup}},
+	OpGroupPublish:   {Name: "group.publish", NeedsID: true, required: []field{fieldGroup, fieldEvent}, optional: []field{fieldData, fieldRole}},
+	OpGroupSend:      {Name: "group.send", NeedsID: true, required: []field{fieldGroup, fieldMember, fieldEvent}, optional: []field{fieldData}},
+	OpGroupMembers:   {Name: "group.members", NeedsID: true, required: []field{fieldGroup}},
+	OpGroupMeta:      {Name: "group.meta", NeedsID: true, required: []field{fieldGroup}, optional: []field{fieldMeta}},
 	OpCall:           {Name: "call", NeedsID: true, required: []field{fieldMethod}, optional: []field{fieldData, fieldTimeout}},
 	OpCancel:         {Name: "cancel", required: []field{fieldRefID}},
 	OpReply:          {Name: "reply", required: []field{fieldRef}, optional: []field{fieldData, fieldError}},

@@ -7,8 +7,7 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// ops says what runs an op. An op of the protocol that is not here belongs to
-// a service that does not exist yet and is answered UNIMPLEMENTED.
+// ops says what runs an op: every one of the protocol.
 var ops = map[wire.Op]func(*connection, *wire.Frame) *wire.Error{
 	wire.OpHello:          (*connection).hello,
 	wire.OpRefresh:        (*connection).refresh,
@@ -42,17 +41,8 @@ func (c *connection) serve(f *wire.Frame, bad *wire.Error) *wire.Error {
 		c.g.metrics.limited.Add(1)
 		return &wire.Error{Code: wire.ResourceExhausted, Message: "too many frames per second", RetryAfter: wait}
 	}
-	op := ops[f.Op]
-	if f.Op != wire.OpUnknown && op == nil && f.ID != 0 {
-		return wire.Errorf(wire.Unimplemented, "%s is served by the %s service, which this gateway does not have yet",
-			f.Op, wire.Ops[f.Op].Service)
-	}
-	if bad != nil {
+	if bad != nil { // as it is of an op that the protocol does not have
 		return bad
-	}
-	if op == nil {
-		return wire.Errorf(wire.Unimplemented, "%s is served by the %s service, which this gateway does not have yet",
-			f.Op, wire.Ops[f.Op].Service)
 	}
 	if err := c.admit(f); err != nil {
 		return err
@@ -60,7 +50,7 @@ func (c *connection) serve(f *wire.Frame, bad *wire.Error) *wire.Error {
 	if err := c.g.authorizer.Authorize(context.Background(), c.identity.Load(), f); err != nil {
 		return wire.AsError(err)
 	}
-	return op(c, f)
+	return ops[f.Op](c, f)
 }
 
 // admit lets an op pass that needs an identity only when there is one. Where

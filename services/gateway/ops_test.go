@@ -11,11 +11,10 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// An op that nobody serves would be answered UNIMPLEMENTED.
 func TestEveryOpIsServed(t *testing.T) {
-	for i, spec := range wire.Ops {
+	for i := range wire.Ops {
 		if op := wire.Op(i); op != wire.OpUnknown && ops[op] == nil {
-			t.Errorf("%s of the %s service is not served", op, spec.Service)
+			t.Errorf("nothing runs %s", op)
 		}
 	}
 }
