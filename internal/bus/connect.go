@@ -18,6 +18,9 @@ const (
 	pingInterval    = 10 * time.Second
 	pingsOutside    = 2
 	drainTimeout    = time.Minute // the context of Drain ends it earlier
+	// writeTimeout is how long the socket may take nothing before the connection
+	// is made anew. Meanwhile every publish waits, and every ping.
+	writeTimeout = 5 * time.Second
 )
 
 // Hooks are called for what happens to a connection, one at a time, from a
@@ -74,6 +77,8 @@ func Connect(ctx context.Context, cfg Config, hooks Hooks) (*nats.Conn, error) {
 		nats.MaxPingsOutstanding(pingsOutside),
 		nats.IgnoreAuthErrorAbort(),
 		nats.DrainTimeout(drainTimeout),
+		nats.FlusherTimeout(writeTimeout),
+		nats.ReconnectOnFlusherError(), // what was to be written is lost, subscriptions with it
 	)
 	opts = append(opts, hooks.options()...)
 	nc, err := nats.Connect(cfg.URL, opts...)

@@ -3,9 +3,11 @@ package bus
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -80,6 +82,74 @@ func TestEndpointAnswersAfterNATSRestarts(t *testing.T) {
 				t.Errorf("call after the outage: %v", err)
 			}
 		})
+	}
+}
+
+// stopping is a way to a server whose first connection can be made to take nothing.
+type stopping struct {
+	nats.InProcessConnProvider
+	stopped atomic.Bool
+	made    atomic.Int64
+}
+
+func (p *stopping) InProcessConn() (net.Conn, error) {
+	nc, err := p.InProcessConnProvider.InProcessConn()
+	if err != nil || p.made.Add(1) > 1 {
+		return nc, err
+	}
+	full, _ := net.Pipe() // whose other end nobody reads
+	return &stoppable{Conn: nc, p: p, full: full}, nil
+}
+
+type stoppable struct {
+	net.Conn
+	p    *stopping
+	full net.Conn
+}
+
+func (c *stoppable) Write(b []byte) (int, error) {
+	if c.p.stopped.Load() {
+		return c.full.Write(b)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *stoppable) SetWriteDeadline(at time.Time) error {
+	return errors.Join(c.full.SetWriteDeadline(at), c.Conn.SetWriteDeadline(at))
+}
+
+func (c *stoppable) Close() error { return errors.Join(c.full.Close(), c.Conn.Close()) }
+
+// A socket that takes nothing holds up everybody who publishes, and the pings that
+// would tell: it is given up soon, and made anew with its subscriptions.
+func TestStuckSocketIsGivenUp(t *testing.T) {
+	t.Parallel()
+	server := natsdev.Test(t)
+	p := &stopping{InProcessConnProvider: server.InProcess()}
+	here := make(chan struct{}, 8)
+	nc, err := Connect(t.Context(), Config{InProcess: p}, Hooks{OnReconnect: func() { here <- struct{}{} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	p.stopped.Store(true)
+	sub, err := nc.SubscribeSync("x") // waits to be written
+	if err == nil {
+		err = nc.Publish("y", nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-here:
+	case <-time.After(writeTimeout + patience):
+		t.Fatal("the connection is not made anew")
+	}
+	if err := nc.Publish("x", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sub.NextMsg(patience); err != nil {
+		t.Errorf("the subscription of before: %v", err)
 	}
 }
 

@@ -37,7 +37,13 @@ type CursorMove struct {
 type CursorGone struct {
 	User string
 	At   int64
+	// AgeMs is how long ago it went, in ms.
+	AgeMs int64
 }
+
+// cursorEntries bounds the moves, and the ends, of one message: more than fit
+// into any that a gateway makes.
+const cursorEntries = 1 << 15
 
 // AppendCursorMove appends `"ann":{"at":…,"data":…}` to the inside of `moved`
 // of a [CursorMessage], behind a comma where dst has something in it already.
@@ -64,12 +70,18 @@ func AppendCursor(dst []byte, user string, data []byte) []byte {
 }
 
 // AppendCursorEnd appends `"ann":…` to the inside of `gone` of a
-// [CursorMessage], behind a comma where dst has something in it already.
+// [CursorMessage], behind a comma where dst has something in it already: At
+// alone, or an object where there is an age.
 func AppendCursorEnd(dst []byte, g CursorGone) []byte {
 	if len(dst) > 0 {
 		dst = append(dst, ',')
 	}
-	return strconv.AppendInt(append(AppendString(dst, g.User), ':'), g.At, 10)
+	dst = append(AppendString(dst, g.User), ':')
+	if g.AgeMs == 0 {
+		return strconv.AppendInt(dst, g.At, 10)
+	}
+	dst = strconv.AppendInt(append(dst, `{"at":`...), g.At, 10)
+	return append(strconv.AppendInt(append(dst, `,"age":`...), g.AgeMs, 10), '}')
 }
 
 // AppendCursorGone appends a user to the inside of `gone` of a frame, behind a
@@ -180,7 +192,7 @@ func (m *CursorMessage) decodeMoved(raw []byte) bool {
 	m.Moved = nil
 	eachMember(raw, func(name, value []byte) {
 		move := CursorMove{User: string(name)}
-		if ok = ok && value[0] == '{' && CheckUser(move.User) == nil; !ok {
+		if ok = ok && value[0] == '{' && len(m.Moved) < cursorEntries && CheckUser(move.User) == nil; !ok {
 			return
 		}
 		eachMember(value, func(name, value []byte) {
@@ -207,7 +219,22 @@ func (m *CursorMessage) decodeGone(raw []byte) bool {
 	m.Gone = nil
 	eachMember(raw, func(name, value []byte) {
 		g := CursorGone{User: string(name)}
-		ok = ok && CheckUser(g.User) == nil && setInt(&g.At, "gone", value, 1, MaxID) == nil
+		if ok = ok && len(m.Gone) < cursorEntries && CheckUser(g.User) == nil; !ok {
+			return
+		}
+		if value[0] != '{' {
+			ok = setInt(&g.At, "gone", value, 1, MaxID) == nil
+		} else {
+			eachMember(value, func(name, value []byte) {
+				switch string(name) {
+				case "at":
+					ok = ok && setInt(&g.At, "at", value, 1, MaxID) == nil
+				case "age":
+					ok = ok && setInt(&g.AgeMs, "age", value, 0, MaxID) == nil
+				}
+			})
+			ok = ok && g.At > 0
+		}
 		m.Gone = append(m.Gone, g)
 	})
 	return ok

@@ -60,8 +60,8 @@ func TestCursorMessageRoundTrip(t *testing.T) {
 		`{"gateway":"g1","ask":true}`: {Gateway: "g1", Ask: true},
 		`{"gateway":"g1","moved":{"ann":{"at":7,"data":{"x" : 1.0}},"b\"":{"at":9,"age":1200,"data":0}}}`: {
 			Gateway: "g1", Moved: []CursorMove{{"ann", 7, 0, []byte(`{"x" : 1.0}`)}, {`b"`, 9, 1200, []byte("0")}}},
-		`{"gateway":"g1","moved":{"ann":{"at":7,"data":""}},"gone":{"bob":3,"cid":4}}`: {
-			Gateway: "g1", Moved: []CursorMove{{"ann", 7, 0, []byte(`""`)}}, Gone: []CursorGone{{"bob", 3}, {"cid", 4}}},
+		`{"gateway":"g1","moved":{"ann":{"at":7,"data":""}},"gone":{"bob":3,"cid":{"at":4,"age":1200}}}`: {
+			Gateway: "g1", Moved: []CursorMove{{"ann", 7, 0, []byte(`""`)}}, Gone: []CursorGone{{"bob", 3, 0}, {"cid", 4, 1200}}},
 		`{"gateway":"g1","topic":"doc.7","whole":true,"page":2,"more":true}`: {Gateway: "g1", Topic: "doc.7", Whole: true, Page: 2, More: true},
 	} {
 		got := encoded(&m)
@@ -86,10 +86,17 @@ func TestCursorMessagesThatAreRefused(t *testing.T) {
 		ann(`{"at":1,"age":-1,"data":1}`), ann(`{"at":1.5,"data":1}`), ann(`{"at":9007199254740992,"data":1}`),
 		ann(`{"at":1,"data":"` + strings.Repeat("x", MaxCursorData-1) + `"}`),
 		`{"gateway":"g","gone":["ann"]}`, `{"gateway":"g","gone":{"ann":0}}`, `{"gateway":"g","gone":{"":1}}`, `{"gateway":"g","gone":{"ann":"1"}}`,
+		`{"gateway":"g","gone":{"ann":{}}}`, `{"gateway":"g","gone":{"ann":{"age":1}}}`, `{"gateway":"g","gone":{"ann":{"at":0}}}`,
+		`{"gateway":"g","gone":{"ann":{"at":1,"age":-1}}}`, `{"gateway":"g","gone":{"bob":[1],"ann":1}}`,
+		`{"gateway":"g","gone":{"a":1` + strings.Repeat(`,"a":1`, cursorEntries) + `}}`,
+		`{"gateway":"g","moved":{"a":{"at":1,"data":1}` + strings.Repeat(`,"a":{"at":1,"data":1}`, cursorEntries) + `}}`,
 	} {
 		if m, err := DecodeCursorMessage([]byte(s)); err == nil {
 			t.Errorf("%s: got %+v, want an error", s, m)
 		}
+	}
+	if m, err := DecodeCursorMessage([]byte(`{"gateway":"g","gone":{"a":1` + strings.Repeat(`,"a":1`, cursorEntries-1) + `}}`)); err != nil || len(m.Gone) != cursorEntries {
+		t.Errorf("as many as there may be: %v", err)
 	}
 	if _, err := DecodeCursorMessage([]byte(` {"new":[1],"gateway":"g","moved":{"ann":{"at":1,"tint":"red","data":"` + strings.Repeat("x", MaxCursorData-2) + `"}}} `)); err != nil {
 		t.Errorf("a message with members that are not known: %v", err)
@@ -100,7 +107,7 @@ func TestCursorMessagesThatAreRefused(t *testing.T) {
 // it takes stays what it is when it is sent on.
 func FuzzCursorMessage(f *testing.F) {
 	for _, s := range []string{
-		`{"gateway":"g1","moved":{"ann":{"at":7,"data":{"x":1}},"b\"":{"at":9,"age":1200,"data":0}},"gone":{"bob":3}}`,
+		`{"gateway":"g1","moved":{"ann":{"at":7,"data":{"x":1}},"b\"":{"at":9,"age":1200,"data":0}},"gone":{"bob":3,"cid":{"at":4,"age":5}}}`,
 		`{"gateway":"g1","topic":"doc.7","whole":true,"page":2,"more":true}`, `{"gateway":"g1","ask":true}`, `{}`, `{"gateway":"\ud800"}`,
 		`{"gateway":"g","moved":{"a":{"at":1,"data":1},"a":{"at":2,"data":2}},"moved":{}}`,
 	} {

@@ -26,6 +26,7 @@ const (
 	HeaderMatch      = "Fl-Match"      // JSON object of the attributes that connections must have
 	HeaderBatch      = "Fl-Batch"      // "1": the body is an array of events
 	HeaderProbe      = "Fl-Probe"      // on fl.user: no message; who holds the user is to say so
+	HeaderClient     = "Fl-Client"     // "1" on an error reply: it is what the client answered
 	HeaderErrorCode  = "Nats-Service-Error-Code"
 	HeaderError      = "Nats-Service-Error"
 	HeaderSequence   = "Nats-Sequence"

@@ -42,6 +42,7 @@ func (c *Conn) begin(why cause, code int, reason string) bool {
 		return false
 	}
 	c.closing = true
+	c.leaving.Store(why == ours)
 	c.cause, c.code, c.reason = why, code, clip(reason, maxControl-2)
 	c.deadline = c.o.now() + int64(c.o.cfg.CloseGrace)
 	return true
@@ -59,6 +60,10 @@ func (c *Conn) Close(code int, reason string) {
 		c.fl.push(c)
 	}
 }
+
+// Leaving reports whether this side has begun to end the connection. It waits for
+// nothing.
+func (c *Conn) Leaving() bool { return c.leaving.Load() }
 
 // Abort resets the connection: what is queued is lost and the peer gets no close
 // frame. Closed reports 1006 unless the connection was closing already.

@@ -36,6 +36,7 @@ type Conn struct {
 	progress  atomic.Int64 // of the goroutine that finishes a write; exact
 
 	writing atomic.Bool // the flusher is between taking and having written
+	leaving atomic.Bool // closing, by this side
 	n       counters
 
 	mu      sync.Mutex
@@ -89,11 +90,13 @@ func (c *Conn) DeliverAt(frame []byte, src *Source, at *Mark) {
 }
 
 func (c *Conn) enqueue(it item, at *Mark) {
-	if len(it.frame) == 0 {
-		return
-	}
 	c.mu.Lock()
-	if c.closing {
+	c.enqueueLocked(it, at)
+}
+
+// enqueueLocked is enqueue with c.mu held, which it gives up.
+func (c *Conn) enqueueLocked(it item, at *Mark) {
+	if c.closing || len(it.frame) == 0 {
 		c.mu.Unlock()
 		return
 	}

@@ -128,3 +128,14 @@ func (q *queue) freeAll() {
 	clear(q.keys)
 	clear(q.slots)
 }
+
+// Fence keeps what is queued from now on behind what waits: no message takes the
+// place of one that is there already. An answer that begins a subscription is
+// followed by it, since a message of the subscription must not come before.
+func (c *Conn) Fence() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.q != nil && c.q.slots != nil {
+		c.q.freeAll()
+	}
+}

@@ -257,3 +257,29 @@ func BenchmarkDeliverLatest(b *testing.B) {
 		})
 	}
 }
+
+// A value that comes behind a fence does not take the place of one ahead of it,
+// and what comes after takes its place as ever.
+func TestNothingPassesAFence(t *testing.T) {
+	c := stalledQueue(10_000)
+	c.Fence() // of an empty queue
+	c.DeliverLatest([]byte(`"a1"`), nil, "a")
+	c.DeliverLatest([]byte(`"b1"`), nil, "b")
+	c.Send([]byte(`"answer"`))
+	c.Fence()
+	for _, v := range []string{"a2", "a3"} {
+		c.DeliverLatest([]byte(`"`+v+`"`), nil, "a")
+	}
+	c.Fence()
+	c.DeliverLatest([]byte(`"a4"`), nil, "a")
+	var got []string
+	for c.q.live > 0 {
+		got = append(got, string(c.q.pop().frame))
+	}
+	if want := []string{`"a1"`, `"b1"`, `"answer"`, `"a3"`, `"a4"`}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if len(c.q.slots) != 0 {
+		t.Errorf("%d keys of an empty queue", len(c.q.slots))
+	}
+}
