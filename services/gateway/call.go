@@ -2,13 +2,13 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
@@ -27,9 +27,11 @@ const (
 
 // call is a client's request to a worker, until its one answer.
 type call struct {
-	conn   *connection
-	id     int64
-	token  string // last token of the reply subject
+	conn *connection
+	id   int64
+	// token is the last token of the reply subject. A worker that may answer other
+	// calls must not guess it, nor the cancel subject.
+	token  string
 	cancel string // subject on which the worker hears that nobody waits
 	timer  *time.Timer
 	span   trace.Span // nil without tracing
@@ -57,7 +59,7 @@ func newCalls() *calls {
 
 // subscribe makes the reply subject. It is called once, before any call.
 func (cs *calls) subscribe(nc *nats.Conn) error {
-	inbox := nc.NewInbox()
+	inbox := bus.NewInbox(nc)
 	cs.prefix = inbox + "."
 	_, err := nc.ChanSubscribe(inbox+".*", cs.ch)
 	return err
@@ -120,8 +122,8 @@ func (c *connection) call(f *wire.Frame) *wire.Error {
 			return err
 		}
 	}
-	k := &call{conn: c, id: f.ID, token: nuid.Next()}
-	if k.cancel, err = g.cfg.Namespace.CallCancel(k.token); err != nil {
+	k := &call{conn: c, id: f.ID, token: rand.Text()}
+	if k.cancel, err = g.cfg.Namespace.CallCancel(rand.Text()); err != nil {
 		return wire.AsError(err)
 	}
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -130,15 +131,14 @@ func cancellable(t *testing.T, r *rig, method string) (started, cancelled chan s
 	return started, cancelled
 }
 
-func await(t *testing.T, what string, ch chan string) string {
+func await[T any](t *testing.T, what string, ch chan T) (v T) {
 	t.Helper()
 	select {
-	case s := <-ch:
-		return s
+	case v = <-ch:
 	case <-time.After(patience):
 		t.Fatalf("never: %s", what)
-		return ""
 	}
+	return v
 }
 
 func TestCallEndsAndTheWorkerHearsIt(t *testing.T) {
@@ -244,7 +244,7 @@ func TestRequestsToAClient(t *testing.T) {
 	ann.send(`{"op":"reply","ref":"` + asked(t, ann) + `","error":{"code":"FAILED_PRECONDITION","message":"not now"}}`)
 	answered("the client's error", answers, `{}`, "FAILED_PRECONDITION")
 
-	answers = ask(50 * time.Millisecond)
+	answers = ask(time.Second)
 	asked(t, ann)
 	answered("the deadline", answers, `{}`, "DEADLINE_EXCEEDED")
 
@@ -270,5 +270,47 @@ func TestCallErrorsCarryDetails(t *testing.T) {
 	got := p.read()
 	if !strings.Contains(got, `"field":"item"`) || !strings.Contains(got, `"most":[1,2.50]`) || strings.Contains(got, "retryAfterMs") {
 		t.Errorf("the client got %s", got)
+	}
+}
+
+// A worker that may answer one method sees where the answers go, and where it
+// would hear of a cancel. It can't tell from that where those of others do: what
+// it may publish to all of them it must not find.
+func TestNothingThatWorkersSeeTellsOfOtherCalls(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	nc := r.bus()
+	seen := make(chan *nats.Msg, 2)
+	serveCalls(t, nc, "mine", func(msg *nats.Msg) {
+		answer(t, msg, `1`, nil)
+		seen <- msg
+	})
+	p := r.dial()
+	conn, _, _ := p.hello("")
+	secrets := map[string]string{ // what stands behind the part that is the same for all
+		"the acknowledgements": strings.TrimPrefix(r.g.acks.prefix, "_INBOX."),
+		"another inbox":        strings.TrimPrefix(nats.NewInbox(), "_INBOX."),
+	}
+	for i, s := range r.g.fanout.shards {
+		secrets[fmt.Sprint("shard ", i)] = strings.TrimPrefix(s.inbox, "_INBOX.")
+	}
+	for id := range 2 {
+		p.send(fmt.Sprintf(`{"op":"call","id":%d,"method":"mine"}`, id+2))
+		p.expect(fmt.Sprintf(`{"id":%d,"ok":1}`, id+2))
+		msg := await(t, "a call", seen)
+		token := msg.Reply[strings.LastIndexByte(msg.Reply, '.')+1:]
+		secrets["the calls"] = strings.TrimPrefix(msg.Reply, "_INBOX.")
+		secrets[fmt.Sprint("the answer to call ", id)] = token
+		secrets[fmt.Sprint("the cancel of call ", id)] = strings.TrimPrefix(msg.Header.Get("Fl-Cancel"), "fl.cancel.")
+		if err := nc.PublishRequest("fl.conn."+conn, nc.NewInbox(), nil); err != nil {
+			t.Fatal(err)
+		}
+		secrets[fmt.Sprint("request ", id)] = asked(t, p)
+	}
+	for a, one := range secrets {
+		for b, other := range secrets {
+			if a < b && one[:8] == other[:8] {
+				t.Errorf("%s (%s) and %s (%s) begin alike", a, one, b, other)
+			}
+		}
 	}
 }

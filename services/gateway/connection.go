@@ -28,7 +28,7 @@ type connection struct {
 	opened  time.Time
 	request string // id of the upgrade request, for logs and events
 
-	turn      sync.Mutex
+	turn      turn
 	over      bool // end has run
 	topics    memberships
 	direct    []*member          // of the user's and the connection's own subjects
@@ -90,7 +90,8 @@ func (c *connection) run() {
 	}
 }
 
-// receive runs the ops of one WebSocket message, in order.
+// receive runs the ops of one WebSocket message, in order: none behind the moment
+// in which the gateway closes the connection.
 func (c *connection) receive(data []byte) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -99,6 +100,9 @@ func (c *connection) receive(data []byte) {
 		c.g.metrics.framesIn.Add(1)
 		if f.Op != wire.OpSubscribe {
 			c.settle()
+		}
+		if c.out.Leaving() {
+			return false
 		}
 		if err := c.serve(f, err); err != nil {
 			c.fail(f.ID, explain(err, f))
@@ -109,7 +113,9 @@ func (c *connection) receive(data []byte) {
 		}
 		return true
 	})
-	c.settle()
+	if !c.out.Leaving() { // else end gives back what is pending
+		c.settle()
+	}
 	*f = wire.Frame{}
 	framePool.Put(f)
 }

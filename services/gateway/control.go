@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -21,22 +22,39 @@ const (
 	// a time.
 	controlAtOnce = 8
 	controlWait   = 15 * time.Second
+	// turnWait is how long one waits for a connection whose ops wait for
+	// something: others wait behind it.
+	turnWait = 3 * time.Second
+	// storeWorkers store revocations. They wait for JetStream only, and not for
+	// each other: the latest counts, in whatever order they come.
+	storeWorkers = 4
 )
 
 // controls runs what operators want done.
 type controls struct {
 	seed  maphash.Seed
 	queue [controlWorkers]chan func(context.Context)
+	store chan func(context.Context) // of revocations
 	once  sync.Once
 	drain chan struct{} // closed when the gateway is to drain
 }
 
 func newControls() *controls {
-	c := &controls{seed: maphash.MakeSeed(), drain: make(chan struct{})}
+	c := &controls{seed: maphash.MakeSeed(), store: make(chan func(context.Context), controlQueue), drain: make(chan struct{})}
 	for i := range c.queue {
 		c.queue[i] = make(chan func(context.Context), controlQueue)
 	}
 	return c
+}
+
+// queues returns what is to be run beside each other; one that comes several
+// times has several workers.
+func (cs *controls) queues() []chan func(context.Context) {
+	all := cs.queue[:]
+	for range storeWorkers {
+		all = append(all, cs.store)
+	}
+	return all
 }
 
 // run runs the jobs of one queue until ctx is done.
@@ -56,8 +74,12 @@ func (cs *controls) run(ctx context.Context, queue <-chan func(context.Context))
 // later runs a job behind the others about the same target; false if there are
 // too many.
 func (cs *controls) later(target string, job func(context.Context)) bool {
+	return enqueue(cs.queue[maphash.String(cs.seed, target)%controlWorkers], job)
+}
+
+func enqueue(queue chan<- func(context.Context), job func(context.Context)) bool {
 	select {
-	case cs.queue[maphash.String(cs.seed, target)%controlWorkers] <- job:
+	case queue <- job:
 		return true
 	default:
 		return false
@@ -83,7 +105,8 @@ func (g *Service) subscribeControl() error {
 }
 
 // control does what an operator wants, and says for how many connections. What
-// has to wait for something does so elsewhere; a disconnect never waits for it.
+// has to wait for something does so elsewhere; a disconnect never waits for it,
+// and connections are closed before anything is said.
 func (g *Service) control(msg *nats.Msg) {
 	if !g.mayAnswer(msg) {
 		return
@@ -91,54 +114,73 @@ func (g *Service) control(msg *nats.Msg) {
 	now := time.Now()
 	target, id, ok := g.cfg.Namespace.ParseControl(msg.Subject)
 	if !ok {
-		g.refuseControl(msg.Reply, wire.InvalidField("subject", "fl.control.user.<user>, .conn.<conn> or .gateway.<id>, each one token"))
+		g.refuseControl(msg, wire.InvalidField("subject", "fl.control.user.<user>, .conn.<conn> or .gateway.<id>, each one token"))
 		return
 	}
 	c, bad := wire.ParseControl(target, msg.Data, now)
 	if bad != nil {
-		g.refuseControl(msg.Reply, bad)
+		g.refuseControl(msg, bad)
 		return
 	}
 	g.metrics.controls.Add(1)
 	if target != wire.ControlOfGateway {
-		g.log.Info("control", "action", c.Action, string(target), id, "topic", c.Topic)
+		level := slog.LevelDebug
+		if c.Action == wire.ControlDisconnect || c.Action == wire.ControlRevoke {
+			level = slog.LevelInfo
+		}
+		g.log.Log(context.Background(), level, "control", "action", c.Action, string(target), id, "topic", c.Topic)
 	}
 	switch c.Action {
 	case wire.ControlRenew:
 		g.lease.again()
-		g.reached(msg.Reply, 1, nil)
+		g.answerControl(msg, 1, nil)
 	case wire.ControlAudit:
 		g.roster.audit()
-		g.reached(msg.Reply, 1, nil)
+		g.answerControl(msg, 1, nil)
 	case wire.ControlDrain:
 		g.log.Info("an operator has the gateway drain")
-		g.reached(msg.Reply, 1, nil)
+		g.answerControl(msg, 1, nil)
 		g.controls.stop()
 	case wire.ControlDisconnect:
-		g.reached(msg.Reply, g.disconnect(target, id, &c), nil)
+		g.answerControl(msg, g.disconnect(target, id, &c), nil)
 	case wire.ControlRefresh:
-		g.reached(msg.Reply, g.wantRefresh(target, id, now), nil)
+		g.answerControl(msg, g.wantRefresh(target, id, now), nil)
 	case wire.ControlRevoke:
 		reached, store := g.revoke(id, c.Before, c.Reason, now)
-		g.later(msg, func(ctx context.Context) { g.reached(msg.Reply, reached, store(ctx)) })
+		if !enqueue(g.controls.store, func(ctx context.Context) { g.answerControl(msg, reached, store(ctx)) }) {
+			g.refuseControl(msg, tooManyControls())
+		}
 	default:
-		g.later(msg, func(ctx context.Context) {
+		job := func(ctx context.Context) {
 			reached, err := g.steer(ctx, target, id, &c)
-			g.reached(msg.Reply, reached, err)
-		})
+			g.answerControl(msg, reached, err)
+		}
+		if !g.controls.later(msg.Subject, job) {
+			g.refuseControl(msg, tooManyControls())
+		}
 	}
 }
 
-// later runs what has to wait, unless too much waits already.
-func (g *Service) later(msg *nats.Msg, job func(context.Context)) {
-	if !g.controls.later(msg.Subject, job) {
-		g.refuseControl(msg.Reply, &wire.Error{Code: wire.ResourceExhausted, Message: "too many control messages wait on this gateway", RetryAfter: time.Second})
-	}
+func tooManyControls() *wire.Error {
+	return &wire.Error{Code: wire.ResourceExhausted, Message: "too many control messages wait on this gateway", RetryAfter: time.Second}
 }
 
-func (g *Service) refuseControl(reply string, err *wire.Error) {
+func (g *Service) refuseControl(msg *nats.Msg, err *wire.Error) {
 	g.metrics.controlRefusals.Add(1)
-	g.reached(reply, 0, err)
+	g.answerControl(msg, 0, err)
+}
+
+// answerControl says for how many connections it was done, or why for none, where
+// somebody asks: on the connection on which it came, since what clients publish
+// fills the others.
+func (g *Service) answerControl(msg *nats.Msg, n int, refused *wire.Error) {
+	if msg.Reply == "" {
+		return
+	}
+	answer := answerTo(msg.Reply, fmt.Appendf(nil, `{"reached":%d}`, n), refused)
+	if err := g.lease.nc.PublishMsg(answer); err != nil {
+		g.metrics.publishErrors.Add(1)
+	}
 }
 
 // connectionsOf returns the connections of a user, or the one with an id, that
@@ -199,8 +241,7 @@ func (g *Service) steer(ctx context.Context, target wire.ControlTarget, id strin
 	var failed *wire.Error
 	slots := make(chan struct{}, controlAtOnce)
 	for _, c := range g.connectionsOf(target, id) {
-		slots <- struct{}{}
-		running.Go(func() {
+		run := func() {
 			defer func() { <-slots }()
 			did, err := c.steer(ctx, want)
 			mu.Lock()
@@ -211,7 +252,15 @@ func (g *Service) steer(ctx context.Context, target wire.ControlTarget, id strin
 			if err != nil {
 				failed = err
 			}
-		})
+		}
+		select {
+		case slots <- struct{}{}:
+			running.Go(run)
+		case <-ctx.Done():
+			mu.Lock()
+			failed = busy()
+			mu.Unlock()
+		}
 	}
 	running.Wait()
 	if done > 0 {
@@ -220,13 +269,20 @@ func (g *Service) steer(ctx context.Context, target wire.ControlTarget, id strin
 	return done, failed
 }
 
+func busy() *wire.Error { return unavailable("the connection is busy: try again") }
+
 // steer subscribes the connection, or ends a subscription, on behalf of an
 // operator. The client hears of it in front of the first message, or behind the
 // last.
 func (c *connection) steer(ctx context.Context, want *wire.Control) (bool, *wire.Error) {
-	c.turn.Lock()
+	waiting, cancel := context.WithTimeout(ctx, turnWait)
+	err := c.turn.lock(waiting)
+	cancel()
+	if err != nil {
+		return false, busy()
+	}
 	defer c.turn.Unlock()
-	if c.over {
+	if c.over || c.out.Leaving() {
 		return false, nil
 	}
 	if want.Action == wire.ControlUnsubscribe {
@@ -252,6 +308,7 @@ func (c *connection) steer(ctx context.Context, want *wire.Control) (bool, *wire
 	c.g.begin(ctx, in)
 	c.topics = append(c.topics, in.join(c, func() {
 		c.out.Send(wire.AppendSystem(nil, wire.SystemSubscribed, want.Topic, time.Now().UnixMilli()))
+		c.out.Fence()
 	}))
 	return true, nil
 }

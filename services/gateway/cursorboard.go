@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"slices"
 	"time"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -14,9 +13,6 @@ const (
 	// remembered that a cursor is gone: for readers that are behind, and so that
 	// a move which was overtaken does not bring it back.
 	cursorGoneKept = 10 * time.Second
-	// cursorClockSkew is how far ahead another gateway's clock may be before its
-	// moves count as made now: those of others could not follow them.
-	cursorClockSkew = 24 * time.Hour
 )
 
 // cursorBoard is the cursors of one topic as one gateway knows them. A user has
@@ -37,8 +33,9 @@ type cursorBoard struct {
 
 	there, gone, own int // records: of cursors that are there, gone, there and this gateway's
 
-	untold []string            // users whose own cursor other gateways don't know yet; oldest first
+	untold []string            // users of whom other gateways don't know this yet; oldest first
 	queued map[string]struct{} // the same
+	unsaid bool                // some of those that others don't know to be gone are forgotten
 
 	ttl     time.Duration // a cursor that does not move is gone after it
 	sweepAt time.Time     // nothing expires before; zero: nothing does
@@ -56,17 +53,6 @@ type cursorRecord struct {
 
 	version    uint64
 	prev, next *cursorRecord
-}
-
-// cursorGateway is another gateway that has cursors on the topic.
-type cursorGateway struct {
-	id       string
-	cursors  int
-	heard    time.Time
-	round    uint64 // grows with each question to it and each of its snapshots
-	page     int64  // the newest page of that
-	paging   bool   // more of it follows
-	answered bool   // it has sent one since it was asked
 }
 
 func newCursorBoard(id string, most int) *cursorBoard {
@@ -100,142 +86,6 @@ func (b *cursorBoard) leave(user string, conn *connection, now time.Time) bool {
 	b.remove(r, now)
 	b.tell(user)
 	return true
-}
-
-// hear takes what another gateway says, and returns how many of its cursors
-// were one too many.
-func (b *cursorBoard) hear(m *wire.CursorMessage, now time.Time) (refused int) {
-	g := b.gateways[m.Gateway]
-	if g == nil {
-		if len(m.Moved)+len(m.Gone) == 0 {
-			return 0
-		}
-		g = &cursorGateway{id: m.Gateway, answered: true} // nobody has asked it
-		b.gateways[g.id] = g
-	}
-	g.heard = now
-	if m.Whole {
-		switch {
-		case m.Page == 0:
-			g.round++
-			g.page, g.paging = 0, true
-		case g.paging && m.Page == g.page+1:
-			g.page++
-		default:
-			g.paging = false // a page is missing: it does not say who is gone
-		}
-	}
-	for i := range m.Moved {
-		if !b.hearMove(g, &m.Moved[i], now) {
-			refused++
-		}
-	}
-	for _, gone := range m.Gone {
-		b.hearGone(g, gone, now)
-	}
-	if m.Whole && !m.More && g.paging {
-		g.paging, g.answered = false, true
-		for _, r := range b.records {
-			if r.gateway == g && r.data != nil && r.round < g.round {
-				b.remove(r, now)
-			}
-		}
-	}
-	if g.cursors == 0 && !g.paging {
-		delete(b.gateways, g.id)
-	}
-	return refused
-}
-
-// hearMove takes one move; false where there are too many cursors for it.
-func (b *cursorBoard) hearMove(g *cursorGateway, m *wire.CursorMove, now time.Time) bool {
-	at := min(m.At, now.Add(cursorClockSkew).UnixMilli())
-	r := b.records[m.User]
-	if r != nil && !r.older(at, g.id, b.id) {
-		if r.gateway == g {
-			r.round = g.round
-		}
-		return true
-	}
-	if b.full(r) {
-		return false
-	}
-	moved := now.Add(-time.Duration(min(m.AgeMs, int64(24*time.Hour/time.Millisecond))) * time.Millisecond)
-	r = b.put(m.User, slices.Clone(m.Data), at, moved, g) // the message is larger than this
-	r.round = g.round
-	return true
-}
-
-// hearGone takes that a cursor is gone, also where the move has not come yet.
-func (b *cursorBoard) hearGone(g *cursorGateway, gone wire.CursorGone, now time.Time) {
-	at := min(gone.At, now.Add(cursorClockSkew).UnixMilli())
-	r := b.records[gone.User]
-	if r != nil && !r.older(at, g.id, b.id) && (r.gateway != g || r.at != at || r.data == nil) {
-		return
-	}
-	switch {
-	case r == nil:
-		r = &cursorRecord{user: gone.User}
-		b.records[r.user] = r
-		b.count(r, 1)
-		r.link(&b.list) // nobody here has heard of it, so that it has no version
-		b.keepGone()
-	case r.data != nil:
-		b.remove(r, now)
-	}
-	r.at, r.moved, r.gateway = at, now, g
-	if b.sweepAt.IsZero() {
-		b.sweepAt = now.Add(cursorGoneKept)
-	}
-}
-
-// older reports whether the record is of an earlier move than one of a gateway.
-func (r *cursorRecord) older(at int64, gateway, self string) bool {
-	if r.at != at {
-		return r.at < at
-	}
-	if r.gateway != nil {
-		self = r.gateway.id
-	}
-	return self < gateway
-}
-
-// forget takes away the cursors of a gateway that is no more.
-func (b *cursorBoard) forget(gateway string, now time.Time) {
-	g := b.gateways[gateway]
-	if g == nil {
-		return
-	}
-	for _, r := range b.records {
-		if r.gateway == g && r.data != nil {
-			b.lose(r, now)
-		}
-	}
-	delete(b.gateways, gateway)
-}
-
-// question marks that all gateways are being asked for all they have. A snapshot
-// under way is not the answer.
-func (b *cursorBoard) question() {
-	for _, g := range b.gateways {
-		g.answered, g.paging = false, false
-		g.round++
-	}
-}
-
-// unanswered takes away the cursors of gateways that have not answered, but for
-// those that they have moved since.
-func (b *cursorBoard) unanswered(now time.Time) {
-	for _, r := range b.records {
-		if g := r.gateway; g != nil && r.data != nil && !g.answered && r.round < g.round {
-			b.lose(r, now)
-		}
-	}
-	for id, g := range b.gateways {
-		if g.answered = true; g.cursors == 0 {
-			delete(b.gateways, id)
-		}
-	}
 }
 
 // live sets how long cursors live that do not move.
@@ -281,8 +131,8 @@ func (b *cursorBoard) expire(now time.Time) {
 		}
 	}
 	for id, g := range b.gateways {
-		if g.cursors == 0 && !g.paging {
-			delete(b.gateways, id)
+		if g.cursors == 0 && (!g.paging || now.Sub(g.heard) >= cursorAnswer) {
+			delete(b.gateways, id) // also one that died between two pages
 		}
 	}
 	if b.sweepAt = next; !next.IsZero() {
@@ -290,6 +140,13 @@ func (b *cursorBoard) expire(now time.Time) {
 		if soonest := now.Add(min(b.ttl/20, 250*time.Millisecond)); next.Before(soonest) {
 			b.sweepAt = soonest
 		}
+	}
+}
+
+// sweepBy has expire look again at a time, or before.
+func (b *cursorBoard) sweepBy(at time.Time) {
+	if b.sweepAt.IsZero() || at.Before(b.sweepAt) {
+		b.sweepAt = at
 	}
 }
 
@@ -310,9 +167,7 @@ func (b *cursorBoard) put(user string, data []byte, at int64, moved time.Time, g
 	r.data, r.at, r.moved, r.gateway, r.conn = data, at, moved, g, nil
 	b.count(r, 1)
 	b.touch(r)
-	if end := moved.Add(b.ttl); b.sweepAt.IsZero() || end.Before(b.sweepAt) {
-		b.sweepAt = end
-	}
+	b.sweepBy(moved.Add(b.ttl))
 	return r
 }
 
@@ -322,15 +177,20 @@ func (b *cursorBoard) remove(r *cursorRecord, now time.Time) {
 	r.data, r.conn, r.moved = nil, nil, now
 	b.count(r, 1)
 	b.touch(r)
+	b.sweepBy(now.Add(cursorGoneKept))
 	b.keepGone()
 }
 
-// keepGone bounds what is remembered of those that are gone.
+// keepGone bounds what is remembered of those that are gone. Where others don't
+// know it yet, they have to be told all there is.
 func (b *cursorBoard) keepGone() {
 	for b.gone > b.most {
 		oldest := b.list.next
 		for oldest.data != nil {
 			oldest = oldest.next
+		}
+		if _, untold := b.queued[oldest.user]; untold {
+			b.unsaid = true
 		}
 		b.drop(oldest)
 	}
@@ -385,7 +245,8 @@ func (r *cursorRecord) unlink() {
 	}
 }
 
-// tell queues that other gateways are to hear of a user's own cursor.
+// tell queues that other gateways are to hear of a user's own cursor, or that it
+// is gone.
 func (b *cursorBoard) tell(user string) {
 	if _, ok := b.queued[user]; !ok {
 		b.queued[user] = struct{}{}

@@ -164,3 +164,69 @@ func TestCursorSnapshots(t *testing.T) {
 	}
 	consistent(t, b)
 }
+
+// That a cursor is gone is remembered for ten seconds, however long cursors live.
+func TestCursorsThatAreGoneAreForgotten(t *testing.T) {
+	for name, end := range map[string]func(b *cursorBoard, now time.Time){
+		"own": func(b *cursorBoard, now time.Time) {
+			conn := &connection{}
+			b.move("ann", conn, []byte("1"), now)
+			b.leave("ann", conn, now)
+			b.untoldPage(1000, now)
+		},
+		"another gateway's": func(b *cursorBoard, now time.Time) {
+			b.hear(&wire.CursorMessage{Gateway: "g2", Gone: []wire.CursorGone{{User: "ann", At: 1}}}, now)
+		},
+		"of a gateway that is gone": func(b *cursorBoard, now time.Time) {
+			b.hear(&wire.CursorMessage{Gateway: "g3", Moved: moves(1, "1", "ann")}, now)
+			b.forget("g3", now)
+		},
+	} {
+		b, now := testBoard(10)
+		b.live(24*time.Hour, now)
+		b.hear(&wire.CursorMessage{Gateway: "g2", Moved: moves(1, "1", "bob")}, now)
+		end(b, now)
+		if b.expire(now.Add(cursorGoneKept - time.Second)); b.gone != 1 {
+			t.Errorf("%s: %d are remembered as gone, want 1", name, b.gone)
+		}
+		if b.expire(now.Add(cursorGoneKept + time.Second)); b.gone != 0 || b.there != 1 {
+			t.Errorf("%s: %d are remembered as gone and %d are there, want the one that is", name, b.gone, b.there)
+		}
+		consistent(t, b)
+	}
+}
+
+// Gateways that begin to say what they have and never end are forgotten, and
+// there is an end to how many are remembered.
+func TestCursorGatewaysAreBounded(t *testing.T) {
+	b, now := testBoard(10)
+	for i := range 2 * cursorGateways {
+		b.hear(&wire.CursorMessage{Gateway: fmt.Sprint("x", i), Whole: true, More: true, Gone: []wire.CursorGone{{User: "u", At: 1}}}, now)
+	}
+	if got := len(b.gateways); got != cursorGateways {
+		t.Errorf("%d gateways are remembered, want %d", got, cursorGateways)
+	}
+	if refused := b.hear(&wire.CursorMessage{Gateway: "y", Moved: moves(1, "1", "v", "w")}, now); refused != 2 || b.there != 0 {
+		t.Errorf("%d cursors of a gateway too many were refused, want 2", refused)
+	}
+	if b.expire(now.Add(time.Minute)); len(b.gateways) != 0 {
+		t.Errorf("%d gateways are remembered that have nothing", len(b.gateways))
+	}
+}
+
+// Where more go than are remembered before others were told, these are to be
+// told all there is.
+func TestCursorsThatWentUnsaid(t *testing.T) {
+	b, now := testBoard(3)
+	conn := &connection{}
+	for i := range 4 {
+		if b.unsaid {
+			t.Fatalf("%d that went are too many to say", i)
+		}
+		b.move(fmt.Sprint("u", i), conn, []byte("1"), now)
+		b.leave(fmt.Sprint("u", i), conn, now)
+	}
+	if consistent(t, b); !b.unsaid {
+		t.Error("one that went is forgotten, and nobody is told")
+	}
+}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,6 +27,12 @@ const (
 	cursorAnswer = 5 * time.Second
 	// cursorAnswers bounds the gateways that wait for an answer on one topic.
 	cursorAnswers = 256
+	// cursorInboxes is how many of them are answered one by one; more are all told
+	// at once.
+	cursorInboxes = 2
+	// cursorRoll is the time from one roll call of a topic to the next, and half of
+	// it again by chance.
+	cursorRoll = 30 * time.Second
 	// cursorLook is the longest time between two looks at the leases of gateways
 	// that have cursors and say nothing.
 	cursorLook = 2 * time.Second
@@ -73,6 +80,8 @@ func (cs *cursors) hear(topic string, msg *nats.Msg) {
 		switch {
 		case !m.Ask:
 			cs.g.metrics.cursorRefusals.Add(int64(t.board.hear(m, now)))
+		case msg.Reply == "":
+			t.rollCall(now)
 		case !cs.g.guard.MayReply(msg.Reply):
 			cs.g.metrics.badReplies.Add(1)
 		case len(t.answers) < cursorAnswers:
@@ -160,6 +169,11 @@ func (cs *cursors) compose(t *cursorTopic, now time.Time, last bool) (msgs []*na
 		data := wire.AppendCursorMessage(make([]byte, 0, len(moved)+len(gone)+len(m.Topic)+128), &m, moved, gone)
 		msgs = append(msgs, &nats.Msg{Subject: subject, Reply: reply, Data: data})
 	}
+	if t.roll {
+		t.roll = false
+		t.rollCall(now)
+		add(t.in.subject, "", wire.CursorMessage{Ask: true}, nil, nil)
+	}
 	if t.ask {
 		t.ask, t.dropAt = false, now.Add(cursorAnswer)
 		if t.gatherBy.IsZero() {
@@ -169,14 +183,15 @@ func (cs *cursors) compose(t *cursorTopic, now time.Time, last bool) (msgs []*na
 		add(t.in.subject, cs.g.fanout.shards[t.in.shard].inbox, wire.CursorMessage{Ask: true}, nil, nil)
 	}
 	if to := t.answers; t.whole || len(to) > 0 {
-		if t.whole {
-			to = append(to, t.in.subject)
+		if t.whole || len(to) > cursorInboxes { // who asks listens there too
+			to = []string{t.in.subject}
 		}
 		t.whole, t.answers = false, nil
 		pages := t.board.snapshot(bytes, now)
-		for _, subject := range to {
-			for i, page := range pages {
-				add(subject, "", wire.CursorMessage{Topic: t.topic, Whole: true, Page: int64(i), More: i < len(pages)-1}, page.moved, page.gone)
+		for i, page := range pages {
+			add(to[0], "", wire.CursorMessage{Topic: t.topic, Whole: true, Page: int64(i), More: i < len(pages)-1}, page.moved, page.gone)
+			for _, subject := range to[1:] {
+				msgs = append(msgs, &nats.Msg{Subject: subject, Data: msgs[len(msgs)-1].Data})
 			}
 		}
 	}
@@ -238,6 +253,7 @@ func (cs *cursors) look(ctx context.Context) {
 		if !cs.g.link.up() {
 			continue
 		}
+		cs.callRolls(now)
 		for id := range cs.silent(now.Add(-lease / 2)) {
 			e, err := bucket.Get(ctx, wire.EscapeToken(id))
 			if !errors.Is(err, kv.ErrNotFound) && (err != nil || !e.Deleted) {
@@ -253,6 +269,26 @@ func (cs *cursors) look(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// callRolls has every gateway of a topic, this one too, say all it has, once in a
+// while: what was lost on its way, while no connection was, comes to light so.
+func (cs *cursors) callRolls(now time.Time) {
+	for _, t := range cs.all() {
+		t.mu.Lock()
+		due := t.board.there > 0 && now.After(t.rollAt)
+		t.mu.Unlock()
+		if due {
+			cs.with(t, func(time.Time) { t.roll = true })
+		}
+	}
+}
+
+// rollCall notes that all gateways are asked for all they have; t.mu is held.
+func (t *cursorTopic) rollCall(now time.Time) {
+	t.whole, t.dropAt = true, now.Add(cursorAnswer)
+	t.rollAt = now.Add(cursorRoll + rand.N(cursorRoll/2))
+	t.board.question()
 }
 
 // silent returns the gateways with cursors of which nothing was heard since.

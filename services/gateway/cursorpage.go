@@ -41,12 +41,12 @@ func (b *cursorBoard) page(since uint64, bytes int, all bool) cursorPage {
 	return p
 }
 
-// untoldPage returns what other gateways don't know yet of the own cursors,
-// oldest first, in about bytes, and takes it off the queue.
+// untoldPage returns what other gateways don't know yet of the own cursors and of
+// those that are gone, oldest first, in about bytes, and takes it off the queue.
 func (b *cursorBoard) untoldPage(bytes int, now time.Time) (p cursorPage) {
 	taken := 0
 	for _, user := range b.untold {
-		if r := b.records[user]; r != nil && r.gateway == nil { // else it is another's by now
+		if r := b.records[user]; r != nil && (r.gateway == nil || r.data == nil) { // else it is another's by now
 			moved, gone := len(p.moved), len(p.gone)
 			r.append(&p, now)
 			if len(p.moved)+len(p.gone) > bytes && moved+gone > 0 {
@@ -87,9 +87,10 @@ func (b *cursorBoard) snapshot(bytes int, now time.Time) (pages []cursorPage) {
 // append adds the record to a page as other gateways hear it.
 func (r *cursorRecord) append(p *cursorPage, now time.Time) {
 	p.count++
+	age := max(now.Sub(r.moved).Milliseconds(), 0)
 	if r.data == nil {
-		p.gone = wire.AppendCursorEnd(p.gone, wire.CursorGone{User: r.user, At: r.at})
+		p.gone = wire.AppendCursorEnd(p.gone, wire.CursorGone{User: r.user, At: r.at, AgeMs: age})
 		return
 	}
-	p.moved = wire.AppendCursorMove(p.moved, &wire.CursorMove{User: r.user, At: r.at, AgeMs: max(now.Sub(r.moved).Milliseconds(), 0), Data: r.data})
+	p.moved = wire.AppendCursorMove(p.moved, &wire.CursorMove{User: r.user, At: r.at, AgeMs: age, Data: r.data})
 }

@@ -48,6 +48,8 @@ type cursorTopic struct {
 
 	toldAt   time.Time // when other gateways were last told of moves
 	ask      bool      // other gateways are to be asked
+	roll     bool      // all are, this one too, and everybody is to hear the answers
+	rollAt   time.Time // when they are the next time
 	whole    bool      // others are to be told all there is
 	answers  []string  // reply subjects of those who asked
 	due      bool      // in the list of those that have something to publish
@@ -130,22 +132,24 @@ func (cs *cursors) hold(topic string) (*cursorTopic, *wire.Error) {
 	if err != nil {
 		return nil, wire.AsError(err)
 	}
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if t := cs.topics[topic]; t != nil {
-		t.mu.Lock()
-		return t, nil
-	}
-	if cs.closed {
-		return nil, unavailable("the gateway stops")
-	}
-	in, err := cs.g.fanout.acquire(kindCursor, subject, topic)
+	in, err := cs.g.fanout.acquire(kindCursor, subject, topic) // may wait for the socket
 	if err != nil {
 		cs.g.log.Warn("subscribe", "err", err)
 		return nil, unavailable("NATS did not take the subscription")
 	}
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if t := cs.topics[topic]; t != nil {
+		cs.g.fanout.release(in) // t has it too
+		t.mu.Lock()
+		return t, nil
+	}
+	if cs.closed {
+		cs.g.fanout.release(in)
+		return nil, unavailable("the gateway stops")
+	}
 	t := &cursorTopic{
-		topic: topic, in: in, board: newCursorBoard(cs.g.id, cursorsMost),
+		topic: topic, in: in, board: newCursorBoard(cs.g.id, cursorsMost), rollAt: time.Now().Add(cursorRoll),
 		watchers: map[*connection]*cursorWatcher{}, behind: map[*cursorWatcher]struct{}{},
 	}
 	cs.topics[topic] = t
@@ -173,7 +177,7 @@ func (cs *cursors) retire(t *cursorTopic) {
 
 // idle reports whether nobody needs the topic; t.mu is held.
 func (t *cursorTopic) idle() bool {
-	return len(t.watchers) == 0 && t.board.own == 0 && len(t.board.untold) == 0 && !t.whole && !t.failed && !t.due
+	return len(t.watchers) == 0 && t.board.own == 0 && len(t.board.untold) == 0 && !t.whole && !t.roll && !t.failed && !t.due
 }
 
 // with runs fn on a topic and then does what is due; fn is called with its
@@ -271,7 +275,10 @@ func (cs *cursors) pass(t *cursorTopic, now time.Time) {
 	if !t.againAt.IsZero() && !now.Before(t.againAt) {
 		t.againAt, t.ask, t.whole, t.failed = time.Time{}, true, t.whole || t.failed, false
 	}
-	if !cs.g.link.away.Load() && (t.ask || t.whole || len(t.answers) > 0 || cs.tells(t) && !now.Before(t.toldAt.Add(t.window))) {
+	if t.board.unsaid {
+		t.board.unsaid, t.whole = false, true
+	}
+	if !cs.g.link.away.Load() && (t.ask || t.roll || t.whole || len(t.answers) > 0 || cs.tells(t) && !now.Before(t.toldAt.Add(t.window))) {
 		cs.say(t)
 	}
 	cs.show(t, now)

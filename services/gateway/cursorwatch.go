@@ -12,6 +12,9 @@ const (
 	// cursorCatchUp is how often watchers who are behind are looked at while
 	// nothing moves.
 	cursorCatchUp = 50 * time.Millisecond
+	// cursorPages bounds the different frames that watchers who are behind are
+	// sent at a time: others wait meanwhile.
+	cursorPages = 16
 )
 
 // cursorWatcher is one connection that sees a topic's cursors. It knows them as
@@ -77,21 +80,24 @@ func (cs *cursors) unwatch(o *cursorWatcher) {
 }
 
 // replaceCursors makes a subscription that is there show cursors, or not, as a
-// repeated subscribe says: done runs with its outcome, behind its answer.
-func (c *connection) replaceCursors(f *wire.Frame) (done func(ok bool), err *wire.Error) {
+// repeated subscribe says: done runs with its outcome, and answers it behind the
+// last that the client hears, or ahead of the first.
+func (c *connection) replaceCursors(f *wire.Frame) (done func(ok bool, answer func()), err *wire.Error) {
 	old := c.g.cursors.watching(c, f.Topic)
 	if !f.Cursors {
-		return func(ok bool) {
+		return func(ok bool, answer func()) {
 			if ok {
 				c.g.cursors.unwatch(old)
 			}
+			answer()
 		}, nil
 	}
 	o, err := c.g.cursors.watch(c, f.Topic, true)
 	if err != nil {
 		return nil, err
 	}
-	return func(ok bool) {
+	return func(ok bool, answer func()) {
+		answer()
 		if ok || old != nil {
 			c.g.cursors.release(o)
 		} else {
@@ -125,16 +131,19 @@ func (cs *cursors) show(t *cursorTopic, now time.Time) {
 			switch _, late := t.behind[o]; {
 			case late, o.since >= page.to:
 				continue
-			case lost, c.out.Queued() > t.patience:
+			case lost:
 				t.behind[o] = struct{}{}
 				continue
 			}
 			if frame == nil {
 				frame = page.frame(t.topic, false)
 			}
+			if !c.out.Offer(frame, t.patience) {
+				t.behind[o] = struct{}{}
+				continue
+			}
 			o.since = page.to
 			cs.g.metrics.cursorFrames.Add(1)
-			c.out.Send(frame)
 		}
 		t.shown, t.shownAt = page.to, now
 		due = t.window == 0 && t.shown < t.board.version
@@ -158,27 +167,35 @@ func (cs *cursors) catchUp(t *cursorTopic, now time.Time) {
 	}
 	pages, frames := map[what]cursorPage{}, map[what][]byte{}
 	for o := range t.behind {
-		if o.waits || o.c.out.Queued() > t.patience {
+		if o.waits || o.c.out.Firm() > t.patience {
 			continue
 		}
 		w := what{o.since, !o.stated || t.board.floor > max(o.since, o.base)}
 		if w.all {
-			w.since, o.base, o.stated = 0, t.board.version, true
+			w.since = 0
 		}
 		page, ok := pages[w]
 		if !ok {
+			if len(pages) == cursorPages {
+				continue // the next time, whoever that is
+			}
 			page = t.board.page(w.since, cs.frameBytes(), w.all)
 			pages[w] = page
 			if w.all || page.count > 0 {
 				frames[w] = page.frame(t.topic, w.all)
 			}
 		}
+		if frames[w] != nil {
+			if !o.c.out.Offer(frames[w], t.patience) {
+				continue // other topics were quicker
+			}
+			cs.g.metrics.cursorFrames.Add(1)
+		}
+		if w.all {
+			o.base, o.stated = t.board.version, true
+		}
 		if o.since = page.to; o.since >= t.shown {
 			delete(t.behind, o)
-		}
-		if frames[w] != nil {
-			cs.g.metrics.cursorFrames.Add(1)
-			o.c.out.Send(frames[w])
 		}
 	}
 }

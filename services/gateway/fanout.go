@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -92,7 +93,7 @@ func (f *fanout) subscribeProbes(ns wire.Namespace, gateway string) error {
 // subscribeInboxes gives every shard an inbox.
 func (f *fanout) subscribeInboxes() error {
 	for _, s := range f.shards {
-		s.inbox = f.nc.NewInbox()
+		s.inbox = bus.NewInbox(f.nc)
 		sub, err := f.nc.ChanSubscribe(s.inbox, s.ch)
 		if err != nil {
 			return fmt.Errorf("subscribe inbox: %w", err)

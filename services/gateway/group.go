@@ -216,6 +216,7 @@ func (gr *group) admit(s *groupSeat, id int64, req *wire.GroupRequest, joined *w
 		reply.Count, reply.Meta = len(gr.view.members), gr.view.meta
 	}
 	s.conn.ok(id, wire.AppendGroupJoined(nil, &reply))
+	s.conn.out.Fence()
 	s.since, s.version, s.epoch, s.again = joined.Revision, req.Version, req.Epoch, false
 	if newer && gr.ended(s) {
 		f := wire.GroupFrame{Group: gr.name, Closed: gr.view.closed}

@@ -84,6 +84,7 @@ func (g *Service) observe() error {
 	gauge("rate_buckets", "Keys of limits whose use is remembered.", func() int64 { return int64(g.rates.size()) })
 	counter("rate_buckets_forgotten_total", "Those that had to make room for others before they were full again.", g.rates.forgotten.Load)
 	counter("client_requests_total", "Requests sent to clients.", m.requests.Load)
+	counter("answers_dropped_total", "Answers to requests of services that were too many to wait for NATS to take them.", g.answers.dropped.Load)
 	counter("late_replies_total", "Replies that nobody waited for.", m.lateReplies.Load)
 	counter("bad_reply_subjects_total", "Requests dropped for a reply subject outside _INBOX.", m.badReplies.Load)
 	errs = append(errs, telemetry.CounterBy(meter, "fairlead_gateway_closes_by_code_total", "Connections closed; 0 stands for codes that are not of the protocol.", "code",

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"slices"
+
 	"github.com/nats-io/nats.go"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -15,6 +17,7 @@ type parcel struct {
 	// frames are those of a batch, in place of frame; excluded are the
 	// connections that don't get all of them.
 	frames   [][]byte
+	bytes    int // of all frames, which share them
 	events   []wire.BatchEvent
 	excluded map[string]struct{}
 
@@ -51,6 +54,7 @@ func (g *Service) pack(m *wire.Message, meta *wire.Meta, msg *nats.Msg, source *
 			p.excluded[e.Exclude] = struct{}{}
 		}
 	}
+	p.bytes = len(all)
 	begin := 0
 	for i, end := range ends {
 		p.frames[i] = all[begin:end:end]
@@ -77,10 +81,15 @@ func (p *parcel) framesOf(conn string) [][]byte {
 	if _, some := p.excluded[conn]; !some {
 		return p.frames
 	}
-	frames := make([][]byte, 0, len(p.frames))
+	frames, bytes := make([][]byte, 0, len(p.frames)), 0
 	for i, frame := range p.frames {
 		if p.events[i].Exclude != conn {
-			frames = append(frames, frame)
+			frames, bytes = append(frames, frame), bytes+len(frame)
+		}
+	}
+	if bytes < p.bytes/2 { // a queue must not hold much that it does not count
+		for i, frame := range frames {
+			frames[i] = slices.Clone(frame)
 		}
 	}
 	return frames

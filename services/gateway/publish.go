@@ -143,6 +143,9 @@ func (c *connection) batch(f *wire.Frame) *wire.Error {
 	defer cancel()
 	b := &results{c: c, id: f.ID, parts: make([][]byte, len(f.Messages)), left: len(f.Messages) + 1}
 	for i, m := range f.Messages {
+		if c.out.Leaving() { // nobody hears the results
+			return nil
+		}
 		refuse := func(err *wire.Error) {
 			part := append(wire.AppendError([]byte(`{"error":`), err.With("op", "batch").With("topic", m.Topic)), '}')
 			b.set(i, part)

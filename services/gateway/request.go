@@ -1,13 +1,13 @@
 package gateway
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -99,29 +99,25 @@ func (c *connection) ending() bool {
 	return code != 0
 }
 
-// respondGone answers a request for a connection that is gone as NATS does where
-// nobody listens, so that the requester turns elsewhere at once. Clients that look
-// for that in another place than NATS' own header see an error.
-func (g *Service) respondGone(reply string) {
-	msg := &nats.Msg{Subject: reply, Header: nats.Header{"Status": {"503"}}}
-	wire.ErrorHeader(msg.Header, wire.Errorf(wire.NotFound, "no such connection"))
-	if err := g.requests.PublishMsg(msg); err != nil {
-		g.metrics.publishErrors.Add(1)
-	}
-}
-
-// ask passes a request on fl.conn.<conn> to its client.
+// ask passes a request on fl.conn.<conn> to its client. One that names a user is
+// for a connection of that user only: who asks may have been told wrong, or long
+// ago, whose the connection is.
 func (g *Service) ask(in *interest, msg *nats.Msg) {
 	timeout := defaultRequestTimeout
 	if ms, err := strconv.ParseInt(wire.HeaderValue(msg.Header, wire.HeaderDeadline), 10, 64); err == nil {
-		timeout = min(max(time.Until(time.UnixMilli(ms)), time.Millisecond), time.Minute)
+		left := time.Until(time.UnixMilli(ms))
+		if left <= 0 { // the client would do what nobody waits for
+			g.respond(msg.Reply, nil, wire.Errorf(wire.DeadlineExceeded, "the deadline had passed when the request came"))
+			return
+		}
+		timeout = min(max(left, time.Millisecond), time.Minute)
 	}
 	meta := wire.ParseMeta(msg.Header)
-	ref := nuid.Next()
+	ref := rand.Text()
 	frame := wire.AppendRequest(make([]byte, 0, len(msg.Data)+128), ref, meta.Event, msg.Data, timeout.Milliseconds())
 	gone := true
 	in.each(func(c *connection) {
-		if c.ending() {
+		if c.ending() || meta.User != "" && meta.User != c.user() {
 			return
 		}
 		gone = false
@@ -168,7 +164,8 @@ func (c *connection) takeRequest(ref string) *request {
 }
 
 // reply passes the client's answer on to whoever asked. A late one, or one for
-// a request of another connection, finds nothing.
+// a request of another connection, finds nothing. What NATS does not take is an
+// error for both.
 func (c *connection) reply(f *wire.Frame) *wire.Error {
 	r := c.takeRequest(f.Ref)
 	if r == nil {
@@ -176,7 +173,15 @@ func (c *connection) reply(f *wire.Frame) *wire.Error {
 		return wire.Errorf(wire.NotFound, "ref: no request waits for this reply")
 	}
 	r.timer.Stop()
-	c.g.respond(r.reply, f.Data, f.Error)
+	msg := answerTo(r.reply, f.Data, f.Error)
+	if f.Error != nil {
+		msg.Header[wire.HeaderClient] = []string{"1"}
+	}
+	if err := c.g.send(msg); err != nil {
+		refused := wire.AsError(err)
+		c.g.respond(r.reply, nil, &wire.Error{Code: refused.Code, Message: "the client's answer can't be passed on: " + refused.Message, RetryAfter: refused.RetryAfter})
+		return refused
+	}
 	c.ok(f.ID, nil)
 	return nil
 }
@@ -190,22 +195,6 @@ func (c *connection) endRequests() {
 	c.mu.Unlock()
 	for _, r := range outstanding {
 		r.timer.Stop()
-		c.g.respond(r.reply, nil, wire.Errorf(wire.Unavailable, "the connection closed"))
-	}
-}
-
-// respond answers a backend's request; its reply subject has passed the guard.
-func (g *Service) respond(reply string, data []byte, err *wire.Error) {
-	msg := &nats.Msg{Subject: reply, Data: data}
-	switch {
-	case err != nil:
-		msg.Header = nats.Header{}
-		wire.ErrorHeader(msg.Header, err)
-		msg.Data = wire.AppendErrorBody(nil, err)
-	case data == nil:
-		msg.Data = jsonNull
-	}
-	if err := g.requests.PublishMsg(msg); err != nil {
-		g.metrics.publishErrors.Add(1)
+		c.g.publishAnswer(answerTo(r.reply, nil, wire.Errorf(wire.Unavailable, "the connection closed")))
 	}
 }

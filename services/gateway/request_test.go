@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/fairlead-io/fairlead/internal/natsdev"
+	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 )
 
@@ -142,4 +144,98 @@ func TestDirectMessages(t *testing.T) {
 		_, err := nc.Request("fl.user.a=20b=2Fc=2Ed", nil, 50*time.Millisecond)
 		return err == nats.ErrNoResponders
 	})
+}
+
+// inbox returns a subject for answers and what comes there: also what says that
+// nobody listens, which a subscription's NextMsg makes an error of.
+func inbox(t *testing.T, nc *nats.Conn) (subject string, answers chan *nats.Msg) {
+	t.Helper()
+	subject, answers = nc.NewInbox(), make(chan *nats.Msg, 64)
+	if _, err := nc.ChanSubscribe(subject, answers); err != nil {
+		t.Fatal(err)
+	}
+	settled(t, nc)
+	return subject, answers
+}
+
+// question sends a request to a connection, whose answer comes to what is returned.
+func question(t *testing.T, nc *nats.Conn, conn string, header nats.Header) chan *nats.Msg {
+	t.Helper()
+	reply, answers := inbox(t, nc)
+	if err := nc.PublishMsg(&nats.Msg{Subject: "fl.conn." + conn, Reply: reply, Header: header}); err != nil {
+		t.Fatal(err)
+	}
+	return answers
+}
+
+// A request that names another user is for nobody here, and one that is too late
+// for nobody at all: the client never sees them.
+func TestRequestsThatNoClientSees(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	nc := r.bus()
+	p := r.dial()
+	conn, _, _ := p.hello(token(t, auth.Claims{User: "ann"}))
+	for _, c := range []struct{ header, value, status, code string }{
+		{"Fl-User", "bob", "503", "NOT_FOUND"},
+		{"fl-user", "an", "503", "NOT_FOUND"},
+		{"Fl-Deadline", "1", "", "DEADLINE_EXCEEDED"},
+		{"Fl-Deadline", wire.Deadline(time.Now().UnixMilli()), "", "DEADLINE_EXCEEDED"},
+		{"Fl-Deadline", "-1", "", "DEADLINE_EXCEEDED"},
+	} {
+		got := await(t, "an answer", question(t, nc, conn, nats.Header{c.header: {c.value}})).Header
+		if got.Get("Status") != c.status || got.Get("Nats-Service-Error-Code") != c.code {
+			t.Errorf("%s %s: answered with %v, want %s %s", c.header, c.value, got, c.status, c.code)
+		}
+	}
+	p.silent()
+	answer := question(t, nc, conn, nats.Header{"Fl-User": {"ann"}, "Fl-Deadline": {wire.Deadline(time.Now().Add(patience).UnixMilli())}})
+	p.send(`{"op":"reply","id":2,"ref":"` + asked(t, p) + `","data":1}`)
+	p.expect(`{"id":2,"ok":{}}`)
+	if got := await(t, "an answer", answer); string(got.Data) != `1` || len(got.Header) != 0 {
+		t.Errorf("answered with %s and %v", got.Data, got.Header)
+	}
+}
+
+// What the client says can be told from what is said of it.
+func TestErrorsOfTheClientAreMarked(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	nc := r.bus()
+	p := r.dial()
+	conn, _, _ := p.hello("")
+	marked := func(answer chan *nats.Msg, code, want string) {
+		t.Helper()
+		got := await(t, "an answer", answer).Header
+		if got.Get("Nats-Service-Error-Code") != code || got.Get("Fl-Client") != want {
+			t.Errorf("answered with %v, want %s and the mark %q", got, code, want)
+		}
+	}
+	answer := question(t, nc, conn, nil)
+	p.send(`{"op":"reply","id":2,"ref":"` + asked(t, p) + `","error":{"code":"NOT_FOUND","message":"no such thing"}}`)
+	p.expect(`{"id":2,"ok":{}}`)
+	marked(answer, "NOT_FOUND", "1")
+	answer = question(t, nc, conn, nil)
+	asked(t, p)
+	p.ws.CloseNow()
+	marked(answer, "UNAVAILABLE", "")
+}
+
+// An answer that NATS does not take is lost, and both sides hear so at once.
+func TestAnswersThatNATSDoesNotTake(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t), limited(func(l *Limits) { l.PayloadBytes = 4 << 20 }))
+	nc := r.bus()
+	p := r.dial()
+	conn, _, _ := p.hello("")
+	answer := question(t, nc, conn, nil)
+	p.send(`{"op":"reply","id":2,"ref":"` + asked(t, p) + `","data":"` + strings.Repeat("x", 1_500_000) + `"}`)
+	p.exhausted(2, float64(nc.MaxPayload()), "null")
+	got := await(t, "an answer", answer)
+	if got.Header.Get("Nats-Service-Error-Code") != "RESOURCE_EXHAUSTED" || got.Header.Get("Fl-Client") != "" || string(got.Data) != `{"retryAfterMs":null}` {
+		t.Errorf("answered with %s and %v", got.Data, got.Header)
+	}
+	question(t, nc, conn, nil)
+	ref := asked(t, p)
+	r.nats.Shutdown()
+	p.system("degraded")
+	p.send(`{"op":"reply","id":3,"ref":"` + ref + `","data":1}`)
+	p.expectError(3, "UNAVAILABLE")
 }

@@ -116,11 +116,11 @@ func (c *connection) attach(p *pendingSubscribe, r *resumption) *member {
 		} else {
 			r = &resumption{asked: r.asked, complete: !r.asked}
 		}
-		c.ok(p.id, r.subscribed(p.topic))
+		c.begun(p, r)
 		in.enter(m)
 		return m
 	}
-	c.ok(p.id, r.subscribed(p.topic))
+	c.begun(p, r)
 	if r.missing > 0 {
 		c.g.metrics.truncations.Add(1)
 		c.out.Send(wire.AppendTruncated(nil, p.topic, r.missing))
@@ -146,6 +146,13 @@ func (c *connection) attach(p *pendingSubscribe, r *resumption) *member {
 		m.left = true
 	}
 	return m
+}
+
+// begun answers a subscribe. What the subscription brings does not take the place
+// of messages that wait in front of the answer.
+func (c *connection) begun(p *pendingSubscribe, r *resumption) {
+	c.ok(p.id, r.subscribed(p.topic))
+	c.out.Fence()
 }
 
 // catchUp brings a member from a position to the live messages. What it owes is
@@ -193,7 +200,7 @@ func (u *catchUp) advance() (done bool) {
 	}
 	room := c.g.cfg.Limits.OutboundBytes / 4
 	for len(u.todo) > 0 {
-		if c.out.Queued() > room {
+		if u.waiting() > room {
 			return false
 		}
 		m := &u.todo[0]
@@ -208,7 +215,7 @@ func (u *catchUp) advance() (done bool) {
 	switch {
 	case ok:
 		for _, e := range rest {
-			if c.out.Queued() > room {
+			if u.waiting() > room {
 				return false
 			}
 			u.send(e)
@@ -225,6 +232,16 @@ func (u *catchUp) advance() (done bool) {
 	u.m.catch = nil
 	in.enter(u.m)
 	return true
+}
+
+// waiting returns the bytes that the connection is to read before it is sent more.
+// What other topics may lose makes room. What this one may lose does not: the
+// peer would be told of it behind what follows.
+func (u *catchUp) waiting() int {
+	if u.rule != nil && u.rule.Slow == rules.DropOldest {
+		return u.m.conn.out.Queued()
+	}
+	return u.m.conn.out.Firm()
 }
 
 // orphaned reports whether the rule has stopped to replay the topic. Then the
@@ -277,7 +294,7 @@ func (u *catchUp) run(ctx context.Context) {
 		if had && len(u.todo) == 0 {
 			yield()
 		}
-		if len(u.todo) > 0 || !u.more || c.out.Queued() > c.g.cfg.Limits.OutboundBytes/4 {
+		if len(u.todo) > 0 || !u.more || u.waiting() > c.g.cfg.Limits.OutboundBytes/4 {
 			if clock.Sleep(ctx, catchPause) != nil {
 				return
 			}

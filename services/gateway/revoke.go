@@ -90,8 +90,12 @@ func (g *Service) followRevoked(ctx context.Context) {
 				}
 			}
 		},
-		Ready: func() { g.revocations.complete(time.Now()) },
-		Log:   g.log,
+		Ready: func() {
+			if n := g.revocations.complete(time.Now(), g.revokedTTL()); n > 0 {
+				g.log.Warn("the bucket has forgotten who is revoked: it is stored again", "users", n)
+			}
+		},
+		Log: g.log,
 	}
 	follower.Run(ctx)
 }
@@ -108,7 +112,8 @@ func (g *Service) revokedAnswers(ctx context.Context) error {
 	return err
 }
 
-// keepRevoked stores, until ctx is done, what was said while JetStream was away.
+// keepRevoked stores, until ctx is done, what was said while JetStream was away,
+// and what the bucket has forgotten.
 func (g *Service) keepRevoked(ctx context.Context) {
 	for clock.Sleep(ctx, revokedAgain) == nil {
 		for user, before := range g.revocations.unstored(time.Now()) {
@@ -162,7 +167,8 @@ func (g *Service) expel(user string, before int64, reason string) (n int) {
 	return n
 }
 
-// revokedTTL is how long a revocation has to be kept: no token is older.
+// revokedTTL is how long a revocation has to be kept: no token is older, where the
+// maximum age is the same on every gateway.
 func (g *Service) revokedTTL() time.Duration {
 	age := g.cfg.Auth.MaxAge
 	if age == 0 {

@@ -31,13 +31,17 @@ type revocations struct {
 	most int
 
 	mu     sync.Mutex
-	read   bool             // the bucket was read once, or there is none; guarded by mu, like all below
-	stored map[string]int64 // by user
-	next   map[string]int64 // what stored becomes when it is complete; nil: nothing is being read
+	read   bool                        // the bucket was read once, or there is none; guarded by mu, like all below
+	stored map[string]storedRevocation // by user
+	next   map[string]storedRevocation // what stored becomes when it is complete; nil: nothing is being read
+	over   map[string]int64            // of stored, what next has read the end of, and when that was
 	own    map[string]ownRevocation
 	closed map[string]closings // of users whose connections a revocation ended
 	missed int64               // entries that were too many
 }
+
+// storedRevocation is one of the bucket.
+type storedRevocation struct{ before, at int64 } // at: when it was stored, epoch ms
 
 // ownRevocation is one that is not known to be stored.
 type ownRevocation struct {
@@ -56,7 +60,7 @@ type closings struct {
 const closingsKept = 10 * time.Second
 
 func newRevocations() *revocations {
-	return &revocations{most: maxRevocations, stored: map[string]int64{}, own: map[string]ownRevocation{}, closed: map[string]closings{}}
+	return &revocations{most: maxRevocations, stored: map[string]storedRevocation{}, own: map[string]ownRevocation{}, closed: map[string]closings{}}
 }
 
 // ready reports whether it is known who is revoked.
@@ -81,7 +85,7 @@ func (r *revocations) before(user string) int64 {
 }
 
 func (r *revocations) beforeLocked(user string) int64 {
-	return max(r.stored[user], r.next[user], r.own[user].before)
+	return max(r.stored[user].before, r.next[user].before, r.own[user].before)
 }
 
 // check returns UNAUTHENTICATED for an identity whose token was revoked.
@@ -104,7 +108,7 @@ func outdated(id *auth.Identity, before int64) bool {
 func (r *revocations) say(user string, before int64, until time.Time) (full bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.stored[user] >= before {
+	if r.stored[user].before >= before {
 		return false
 	}
 	if r.beforeLocked(user) == 0 && max(len(r.stored), len(r.own)) >= r.most {
@@ -120,7 +124,7 @@ func (r *revocations) say(user string, before int64, until time.Time) (full bool
 func (r *revocations) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.next = map[string]int64{}
+	r.next, r.over = map[string]storedRevocation{}, map[string]int64{}
 }
 
 // take takes an entry of the bucket. news is true where it revokes more than
@@ -138,6 +142,9 @@ func (r *revocations) take(e kv.Entry) (user string, before int64, news bool) {
 	}
 	if e.Deleted {
 		delete(into, user)
+		if _, stored := r.stored[user]; stored && r.next != nil {
+			r.over[user] = e.At.UnixMilli()
+		}
 		return user, 0, false
 	}
 	var v revocation
@@ -149,19 +156,31 @@ func (r *revocations) take(e kv.Entry) (user string, before int64, news bool) {
 		return user, 0, false
 	}
 	news = v.Before > r.beforeLocked(user)
-	into[user] = v.Before
+	into[user] = storedRevocation{v.Before, e.At.UnixMilli()}
 	if r.own[user].before <= v.Before {
 		delete(r.own, user)
 	}
 	return user, v.Before, news
 }
 
-// complete makes what was taken since begin count, in place of what was there.
-func (r *revocations) complete(now time.Time) {
+// complete makes what was taken since begin count, in place of what was there. It
+// returns of how many users revocations were there that the bucket has forgotten,
+// other than by their end: somebody has made it anew, or an older one has come
+// back. They count on, for as long as they would have been kept, and are unstored.
+func (r *revocations) complete(now time.Time, kept time.Duration) (forgotten int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next != nil {
-		r.stored, r.next = r.next, nil
+		for user, s := range r.stored {
+			until := time.UnixMilli(s.at).Add(kept)
+			newest := max(r.next[user].at, r.over[user]) // word of the user
+			if newest >= s.at || max(r.next[user].before, r.own[user].before) >= s.before || !now.Before(until) {
+				continue
+			}
+			r.own[user] = ownRevocation{s.before, until}
+			forgotten++
+		}
+		r.stored, r.next, r.over = r.next, nil, nil
 	}
 	r.read = true
 	for user, c := range r.closed {
@@ -169,6 +188,7 @@ func (r *revocations) complete(now time.Time) {
 			delete(r.closed, user)
 		}
 	}
+	return forgotten
 }
 
 // unstored returns what was said here and is not known to be stored.

@@ -16,6 +16,10 @@ func entryOf(user, value string) kv.Entry {
 	return kv.Entry{Key: revokedKey(user), Value: []byte(value), At: revokedAt}
 }
 
+func deletionOf(user string) kv.Entry {
+	return kv.Entry{Key: revokedKey(user), Deleted: true, At: revokedAt}
+}
+
 func beforeOf(ms int64) string { return fmt.Sprintf(`{"before":%d}`, ms) }
 
 // takes fails the test unless an entry is, or is no, news.
@@ -65,7 +69,7 @@ func TestRevocationsAreOnlyTakenBackByTheBucket(t *testing.T) {
 	if r.ready() {
 		t.Fatal("ready before the bucket was read whole")
 	}
-	r.complete(revokedAt)
+	r.complete(revokedAt, time.Hour)
 	if !r.ready() {
 		t.Fatal("not ready")
 	}
@@ -80,14 +84,18 @@ func TestRevocationsAreOnlyTakenBackByTheBucket(t *testing.T) {
 	r.begin()
 	counts(t, r, "ann", 200)
 	takes(t, r, entryOf("carol", beforeOf(300)), true)
-	takes(t, r, kv.Entry{Key: revokedKey("ann"), Deleted: true}, false)
+	takes(t, r, deletionOf("ann"), false)
+	takes(t, r, deletionOf("bob"), false)
+	takes(t, r, deletionOf("dan"), false)
 	counts(t, r, "ann", 200)
 	counts(t, r, "carol", 300)
-	r.complete(revokedAt)
+	if n := r.complete(revokedAt, time.Hour); n != 0 {
+		t.Errorf("%d forgotten of which all were deleted", n)
+	}
 	counts(t, r, "ann", 0)
 	counts(t, r, "bob", 0)
 	counts(t, r, "carol", 300)
-	takes(t, r, kv.Entry{Key: revokedKey("carol"), Deleted: true}, false)
+	takes(t, r, deletionOf("carol"), false)
 	counts(t, r, "carol", 0)
 }
 
@@ -100,12 +108,12 @@ func TestWhatWasSaidHereCountsUntilItIsStored(t *testing.T) {
 	r.begin()
 	takes(t, r, entryOf("ann", beforeOf(150)), false)
 	counts(t, r, "ann", 200)
-	r.complete(revokedAt)
+	r.complete(revokedAt, time.Hour)
 	if missing := r.unstored(revokedAt); len(missing) != 1 || missing["ann"] != 200 {
 		t.Errorf("missing in the bucket: %v, want ann's of 200", missing)
 	}
 	takes(t, r, entryOf("ann", beforeOf(200)), false)
-	takes(t, r, kv.Entry{Key: revokedKey("ann"), Deleted: true}, false)
+	takes(t, r, deletionOf("ann"), false)
 	counts(t, r, "ann", 0) // the bucket had it: deleting it there takes it back
 	r.say("bob", 300, until)
 	if missing := r.unstored(until.Add(time.Second)); len(missing) != 0 {
@@ -114,11 +122,60 @@ func TestWhatWasSaidHereCountsUntilItIsStored(t *testing.T) {
 	counts(t, r, "bob", 0)
 }
 
+// A bucket that was deleted and made again, or that an older one took the place
+// of, takes nothing back.
+func TestWhatTheBucketForgetsCountsOn(t *testing.T) {
+	const kept = time.Hour
+	at := func(user string, before int64, later time.Duration) kv.Entry {
+		e := entryOf(user, beforeOf(before))
+		e.At = e.At.Add(later)
+		return e
+	}
+	r := newRevocations()
+	r.begin()
+	for _, e := range []kv.Entry{at("gone", 200, 0), at("older", 200, 0), at("deleted", 200, 0), at("again", 200, 0), at("lowered", 200, 0), at("same", 200, 0)} {
+		takes(t, r, e, true)
+	}
+	takes(t, r, at("over", 200, -kept), true)
+	r.complete(revokedAt, kept)
+	now := revokedAt.Add(time.Minute)
+	r.begin()
+	takes(t, r, at("same", 200, 0), false)
+	takes(t, r, at("older", 100, -time.Second), false)  // of a backup
+	takes(t, r, at("lowered", 100, time.Second), false) // by hand
+	takes(t, r, deletionOf("deleted"), false)
+	before := deletionOf("again") // of a backup: it was revoked after it
+	before.At = before.At.Add(-time.Second)
+	takes(t, r, before, false)
+	if n := r.complete(now, kept); n != 3 {
+		t.Errorf("%d forgotten, want 3", n)
+	}
+	for user, want := range map[string]int64{"gone": 200, "older": 200, "again": 200, "lowered": 100, "same": 200, "deleted": 0, "over": 0} {
+		counts(t, r, user, want)
+	}
+	if missing := r.unstored(now); len(missing) != 3 || missing["gone"] != 200 || missing["older"] != 200 || missing["again"] != 200 {
+		t.Errorf("to be stored again: %v", missing)
+	}
+	// Once it is there again, only the bucket has it.
+	takes(t, r, at("gone", 200, time.Minute), false)
+	gone := deletionOf("gone")
+	gone.At = now
+	takes(t, r, gone, false)
+	counts(t, r, "gone", 0)
+	r.begin()
+	if n := r.complete(now, kept); n != 2 { // lowered and same
+		t.Errorf("%d forgotten by the next bucket, want 2", n)
+	}
+	if missing := r.unstored(revokedAt.Add(kept + time.Minute)); len(missing) != 0 {
+		t.Errorf("missing after every such token is over: %v", missing)
+	}
+}
+
 func TestRevocationsHaveAnEnd(t *testing.T) {
 	r := newRevocations()
 	r.most = 3
 	r.begin()
-	r.complete(revokedAt)
+	r.complete(revokedAt, time.Hour)
 	for i := range 3 {
 		if r.say(fmt.Sprint("own", i), 1, revokedAt) {
 			t.Fatalf("full with %d", i)
@@ -162,7 +219,7 @@ func TestClosingsAreClaimedOnce(t *testing.T) {
 	r.ended("ann", 1, now)
 	claims(1)
 	r.ended("bob", 1, now)
-	r.complete(now.Add(time.Minute))
+	r.complete(now.Add(time.Minute), time.Hour)
 	if len(r.closed) != 0 {
 		t.Errorf("kept: %v", r.closed)
 	}

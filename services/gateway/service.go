@@ -60,6 +60,7 @@ type Service struct {
 	outbox      *outbox.Outbox
 	connections *connections
 	calls       *calls
+	answers     *answers
 	rates       *rates
 	fanout      *fanout
 	sent        *liveness // of what was published
@@ -122,6 +123,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		guard:       bus.Guard{Prefixes: deps.NATS.ReplyPrefixes},
 		connections: newConnections(),
 		calls:       newCalls(),
+		answers:     newAnswers(),
 		rates:       newRates(),
 		lost:        make(chan struct{}, 1),
 		acks:        newAcks(),
@@ -222,6 +224,7 @@ func (g *Service) Run(ctx context.Context) error {
 	background(g.fanout.live.run)
 	background(g.sent.run)
 	background(func(ctx context.Context) { g.calls.run(ctx, g) })
+	background(func(ctx context.Context) { g.answers.run(ctx, g.publishAnswer) })
 	background(g.sweep)
 	background(g.probe)
 	background(g.followRules)
@@ -238,7 +241,7 @@ func (g *Service) Run(ctx context.Context) error {
 	background(g.runMatch)
 	background(g.followRevoked)
 	background(g.keepRevoked)
-	for _, queue := range g.controls.queue {
+	for _, queue := range g.controls.queues() {
 		background(func(ctx context.Context) { g.controls.run(ctx, queue) })
 	}
 	background(func(ctx context.Context) { g.acks.run(ctx, g) })

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/streams"
@@ -63,10 +64,11 @@ type storing struct {
 }
 
 func newAcks() *acks {
-	return &acks{prefix: nats.NewInbox() + ".", ch: make(chan *nats.Msg, acksMost), pending: map[string]*storing{}, again: map[string][]*storing{}}
+	return &acks{ch: make(chan *nats.Msg, acksMost), pending: map[string]*storing{}, again: map[string][]*storing{}}
 }
 
 func (a *acks) subscribe(nc *nats.Conn) error {
+	a.prefix = bus.NewInbox(nc) + "."
 	_, err := nc.ChanSubscribe(a.prefix+"*", a.ch)
 	return err
 }

@@ -52,15 +52,16 @@ func (c *connection) subscribe(f *wire.Frame) *wire.Error {
 			return err
 		}
 		err = c.replacePresence(f, func(err *wire.Error) {
-			if err != nil {
-				refused(err)
-			} else {
-				c.ok(id, m.again())
-			}
-			showCursors(err == nil)
+			showCursors(err == nil, func() {
+				if err != nil {
+					refused(err)
+				} else {
+					c.ok(id, m.again())
+				}
+			})
 		})
 		if err != nil {
-			showCursors(false)
+			showCursors(false, func() {})
 		}
 		return err
 	}

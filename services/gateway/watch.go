@@ -358,11 +358,10 @@ func (rs *rooms) catchUp(w *watchedRoom, c *connection, o *watcher, now time.Tim
 	most := rs.g.cfg.Limits.OutboundBytes / 4
 	for _, frames := range [...]*[][]byte{&o.pages, &o.pending} {
 		for len(*frames) > 0 {
-			if c.out.Queued() > most {
+			if !c.out.Offer((*frames)[0], most) {
 				return true
 			}
 			rs.g.metrics.presenceFrames.Add(1)
-			c.out.Send((*frames)[0])
 			*frames = (*frames)[1:]
 		}
 		*frames = nil

@@ -74,7 +74,7 @@ const (
 // newAsker subscribes. The replica's endpoints come after: who is answered by
 // those is answered here.
 func newAsker(s *Service, nc *nats.Conn) (*asker, error) {
-	a := &asker{s: s, nc: nc, inbox: nc.NewInbox() + ".", most: asksMost, mostBytes: askBytesMost, closed: make(chan struct{}), recent: newRecent(), pending: map[string]*pendingAsk{}}
+	a := &asker{s: s, nc: nc, inbox: bus.NewInbox(nc) + ".", most: asksMost, mostBytes: askBytesMost, closed: make(chan struct{}), recent: newRecent(), pending: map[string]*pendingAsk{}}
 	var err error
 	if a.replies, err = nc.Subscribe(a.inbox+"*", a.replied); err != nil {
 		return nil, fmt.Errorf("subscribe to replies: %w", err)
@@ -157,6 +157,7 @@ func (a *asker) begin(msg *nats.Msg, now time.Time) (*pendingAsk, askMove, *wire
 	deadline := askDeadline(ms, parse == nil, now)
 	p := &pendingAsk{reply: msg.Reply, user: user, data: msg.Data, since: now, header: nats.Header{
 		wire.HeaderEvent: {meta.Event}, wire.HeaderDeadline: {wire.Deadline(deadline.UnixMilli())},
+		wire.HeaderUser: {user}, // what is known of whose the connection is may be wrong: the gateway looks
 	}}
 	for _, name := range [...]string{wire.HeaderTrace, wire.HeaderTraceState} {
 		if v := wire.HeaderValue(msg.Header, name); v != "" {
@@ -199,6 +200,10 @@ func (a *asker) move(p *pendingAsk, move askMove, now time.Time) {
 		switch {
 		case errors.Is(err, nats.ErrMaxPayload):
 			a.end(p, nil, wire.Errorf(wire.InvalidArgument, "the ask and its headers are larger than NATS allows"))
+		case errors.Is(err, nats.ErrReconnectBufExceeded):
+			// An answer would be lost as well, and who asks may have another server.
+			p.unsent(move, now)
+			p.timer.Reset(p.due().Sub(now))
 		case err != nil:
 			a.end(p, nil, wire.Errorf(wire.Unavailable, "NATS is away"))
 		default:

@@ -26,6 +26,8 @@ type askRig struct {
 	s  *Service
 	a  *asker
 	nc *nats.Conn
+
+	server *natsdev.Server
 }
 
 func startAsks(t *testing.T, set ...func(*asker)) *askRig {
@@ -39,7 +41,7 @@ func startAsks(t *testing.T, set ...func(*asker)) *askRig {
 		t.Cleanup(nc.Close)
 		return nc
 	}
-	r := &askRig{t: t, s: &Service{cfg: Config{Namespace: "fl"}, now: time.Now, registry: newSections(newMemory(time.Now))}, nc: connect()}
+	r := &askRig{t: t, s: &Service{cfg: Config{Namespace: "fl"}, now: time.Now, registry: newSections(newMemory(time.Now))}, nc: connect(), server: server}
 	var err error
 	if r.a, err = newAsker(r.s, connect()); err != nil {
 		t.Fatal(err)
@@ -150,7 +152,7 @@ func TestAskPassesOn(t *testing.T) {
 	got := r.ask("ann", " raw\xff", "fl-event", "confirm", "traceparent", "00-aa-bb-01", "X-Other", "x", "Fl-User", "root")
 	m := r.next(conn)
 	if string(m.Data) != " raw\xff" || m.Header.Get("Fl-Event") != "confirm" || m.Header.Get("traceparent") != "00-aa-bb-01" ||
-		m.Header.Get("X-Other") != "" || m.Header.Get("Fl-User") != "" || m.Header.Get("Fl-Deadline") == "" || m.Reply == got.Subject {
+		m.Header.Get("X-Other") != "" || m.Header.Get("Fl-User") != "ann" || m.Header.Get("Fl-Deadline") == "" || m.Reply == got.Subject {
 		t.Errorf("the connection is asked %q %v %s", m.Data, m.Header, m.Reply)
 	}
 	if err := m.RespondMsg(&nats.Msg{Data: []byte("{ \"a\":\t1}"), Header: nats.Header{"X-Other": {"x"}}}); err != nil {
@@ -162,11 +164,11 @@ func TestAskPassesOn(t *testing.T) {
 	// An error of a kind that nobody knows, from a newer gateway, say.
 	got = r.ask("ann", "")
 	m = r.next(conn)
-	headers := nats.Header{wire.HeaderErrorCode: {"NEW_CODE"}, wire.HeaderError: {"why"}}
+	headers := nats.Header{wire.HeaderErrorCode: {"NEW_CODE"}, wire.HeaderError: {"why"}, wire.HeaderClient: {"1"}}
 	if err := m.RespondMsg(&nats.Msg{Data: []byte(`{"retryAfterMs":7}`), Header: headers}); err != nil {
 		t.Fatal(err)
 	}
-	if m := r.next(got); string(m.Data) != `{"retryAfterMs":7}` || m.Header.Get(wire.HeaderErrorCode) != "NEW_CODE" || m.Header.Get(wire.HeaderError) != "why" {
+	if m := r.next(got); string(m.Data) != `{"retryAfterMs":7}` || m.Header.Get(wire.HeaderErrorCode) != "NEW_CODE" || m.Header.Get(wire.HeaderError) != "why" || m.Header.Get(wire.HeaderClient) != "1" {
 		t.Errorf("the error is %q %v", m.Data, m.Header)
 	}
 }
@@ -421,35 +423,5 @@ func TestAskOfAConnectionThatHasJustCome(t *testing.T) {
 	r.respond(r.next(conns["c3"]), "3")
 	if m := r.next(got); string(m.Data) != "3" {
 		t.Errorf("got %q", m.Data)
-	}
-}
-
-func TestRecent(t *testing.T) {
-	r := newRecent()
-	same := func(now time.Time, user string, known []string, want ...string) {
-		t.Helper()
-		if got := r.ahead(user, known, now); fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("%s: got %v, want %v", user, got, want)
-		}
-	}
-	same(at(0), "ann", nil)
-	r.add("ann", "c1", at(0))
-	r.add("bob", "b1", at(time.Second))
-	r.add("ann", "c2", at(2*time.Second))
-	same(at(2*time.Second), "ann", []string{"c0"}, "c2", "c0")
-	same(at(2*time.Second), "ann", []string{"c1", "c2", "c0"}, "c1", "c2", "c0")
-	same(at(2*time.Second), "bob", nil, "b1")
-	r.add("joe", "j1", at(recentKeep+time.Second/2)) // forgets the first of ann's
-	same(at(recentKeep+time.Second), "ann", nil, "c2")
-	same(at(recentKeep+2*time.Second), "bob", []string{"b0"}, "b0")
-	r.add("joe", "j2", at(time.Minute))
-	if len(r.byUser) != 1 || len(r.queue) != 1 {
-		t.Errorf("%d users and %d connections are left, want one", len(r.byUser), len(r.queue))
-	}
-	for i := range recentMost + 10 {
-		r.add(fmt.Sprint("u", i), fmt.Sprint(i), at(time.Hour))
-	}
-	if len(r.queue) != recentMost || len(r.byUser) != recentMost {
-		t.Errorf("%d connections of %d users, want %d", len(r.queue), len(r.byUser), recentMost)
 	}
 }

@@ -62,6 +62,15 @@ func (r *recent) ahead(user string, known []string, now time.Time) []string {
 	return append([]string{c.conn}, known...)
 }
 
+// gone forgets a connection that was not there.
+func (r *recent) gone(user, conn string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byUser[user].conn == conn {
+		delete(r.byUser, user)
+	}
+}
+
 // opened takes a gateway's word that a connection has come.
 func (a *asker) opened(msg *nats.Msg) {
 	var event struct{ User, Conn string }

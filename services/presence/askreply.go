@@ -38,6 +38,9 @@ func (a *asker) replied(msg *nats.Msg) {
 	case kind == toConn && !none:
 		a.end(p, msg, nil)
 	case none:
+		if kind == toConn {
+			a.recent.gone(p.user, p.conn)
+		}
 		a.move(p, p.gone(kind == toConn, now, a.nc.ConnectedClusterName() != ""), now)
 	default:
 		a.move(p, p.probed(probed.Connections, now), now)
@@ -97,7 +100,7 @@ func (a *asker) respond(reply string, answer *nats.Msg, err *wire.Error) {
 		msg.Data = wire.AppendErrorBody(nil, err)
 	} else {
 		msg.Data = answer.Data
-		for _, name := range [...]string{wire.HeaderErrorCode, wire.HeaderError} {
+		for _, name := range [...]string{wire.HeaderErrorCode, wire.HeaderError, wire.HeaderClient} {
 			if v := wire.HeaderValue(answer.Header, name); v != "" {
 				if msg.Header == nil {
 					msg.Header = nats.Header{}

@@ -151,6 +151,15 @@ func (q *asked) look(now time.Time) askMove {
 	return moveProbe
 }
 
+// unsent takes that NATS was away when a move was to be made. Who was asked is
+// still asked, and questions are repeated anyway.
+func (q *asked) unsent(move askMove, now time.Time) {
+	if move == moveAsk {
+		q.phase, q.next, q.conn = resting, slices.Insert(q.next, 0, q.conn), ""
+		q.wake = now.Add(interestWait)
+	}
+}
+
 // gone takes that nobody listens to what was sent, to the connection or to the
 // user.
 func (q *asked) gone(conn bool, now time.Time, clustered bool) askMove {

@@ -148,7 +148,8 @@ func TestAskedInACluster(t *testing.T) {
 // swallowed it.
 func TestAskedProbesAgain(t *testing.T) {
 	q, _ := newTestAsked(nil, "")
-	now, probes := askAt, 0
+	var now time.Time
+	probes := 0
 	for {
 		now = q.due()
 		move := q.over(now)
@@ -263,4 +264,22 @@ func TestAskedModel(t *testing.T) {
 			t.Fatalf("seed %d: ended %s after the deadline", seed, now.Sub(deadline))
 		}
 	}
+}
+
+// A request that could not be sent is sent when the gateways can be asked again;
+// one that was stays with whom it was sent to.
+func TestAskedWaitsWhileNATSIsAway(t *testing.T) {
+	q, move := newTestAsked([]string{"c2", "c1"}, "")
+	asksConn(t, q, move, "c2")
+	q.unsent(move, at(0))
+	asksMove(t, q.over(q.due()), moveProbe)
+	q.unsent(moveProbe, at(time.Second))
+	asksMove(t, q.probed([]wire.ProbedConn{{Conn: "c1", Order: 1}, {Conn: "c2", Order: 2}}, at(2*time.Second)), moveWait)
+	asksConn(t, q, q.over(q.due()), "c2")
+	asksMove(t, q.over(q.due()), moveCheck)
+	q.unsent(moveCheck, at(3*time.Second))
+	if q.phase != asking || q.conn != "c2" {
+		t.Errorf("phase %d of %q, want that c2 is asked", q.phase, q.conn)
+	}
+	asksEnd(t, q, q.over(at(5*time.Second+askGrace)), wire.DeadlineExceeded)
 }
