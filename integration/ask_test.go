@@ -114,7 +114,7 @@ func TestAskWithoutAnswer(t *testing.T) {
 	s, _ := presenceStack(t, 3, 2)
 	nc := s.worker()
 	ann := newGuest(t, s.url(0), "ann", "g")
-	const deadline = 500 * time.Millisecond
+	const deadline = 2 * time.Second
 	a := askFor(nc, "fl.ask.ann", "1", deadline)
 	if a.code != wire.DeadlineExceeded || a.text == "" || a.took < deadline-50*time.Millisecond {
 		t.Errorf("got %s, want DEADLINE_EXCEEDED after %s", a, deadline)

@@ -47,7 +47,10 @@ func (c *SendCmd) Run(ctx context.Context, env *Env) error {
 		fmt.Fprintln(env.Stderr, "sent")
 		return nil
 	}
-	n, err := countReached(ctx, nc, msg, c.Wait)
+	n, err := countReached(ctx, nc, msg, c.Wait, c.Wait)
+	if errors.Is(err, nats.ErrNoResponders) {
+		n, err = 0, nil // nobody listens: nobody is connected
+	}
 	if err != nil {
 		return stopped(ctx, err)
 	}
@@ -117,9 +120,13 @@ func (c *SendCmd) message(env *Env) (*nats.Msg, error) {
 }
 
 // countReached publishes a request that several gateways answer and adds up what
-// they say within wait. Nobody there is 0. The first refusal is an error.
-func countReached(ctx context.Context, nc *nats.Conn, msg *nats.Msg, wait time.Duration) (n int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+// they say within wait; the first answer may take until first. That none comes is
+// an error, and so is the first refusal.
+func countReached(ctx context.Context, nc *nats.Conn, msg *nats.Msg, wait, first time.Duration) (n int, err error) {
+	first = max(wait, first)
+	whole, end := context.WithTimeout(ctx, first)
+	defer end()
+	window, cancel := context.WithTimeout(whole, wait)
 	defer cancel()
 	msg.Reply = nc.NewInbox()
 	answers, err := nc.SubscribeSync(msg.Reply)
@@ -131,13 +138,16 @@ func countReached(ctx context.Context, nc *nats.Conn, msg *nats.Msg, wait time.D
 	}
 	answered := false
 	for {
-		m, err := answers.NextMsgWithContext(ctx)
+		m, err := answers.NextMsgWithContext(window)
+		if errors.Is(err, context.DeadlineExceeded) && !answered {
+			m, err = answers.NextMsgWithContext(whole)
+		}
 		switch {
 		case errors.Is(err, nats.ErrNoResponders):
-			return 0, nil
+			return 0, err
 		case errors.Is(err, context.DeadlineExceeded):
 			if !answered {
-				return 0, wire.Errorf(wire.DeadlineExceeded, "nobody said within %s how many were reached", wait)
+				return 0, wire.Errorf(wire.DeadlineExceeded, "nobody said within %s how many were reached", first)
 			}
 			return n, nil
 		case err != nil:

@@ -15,8 +15,10 @@ import (
 // permissions, only operators may.
 //
 // Its methods return for how many connections it was done, as far as gateways
-// said so within [DefaultWindow]; none is no error. With an error of a gateway
-// it is what the others did.
+// said so within [DefaultWindow]; the first answer is waited for until ctx ends,
+// or for [Options.Timeout]. None reached is no error, but nobody who says so is:
+// UNAVAILABLE where there is no gateway, DEADLINE_EXCEEDED where none answered in
+// time. With an error of a gateway reached is what the others did.
 type Target struct {
 	f       *Fairlead
 	subject string
@@ -47,13 +49,17 @@ func (t Target) Disconnect(ctx context.Context, code wire.CloseCode, reason stri
 }
 
 // Revoke closes the connections with 4403 and has every token of the user that
-// was issued before that time refused from then on. The zero time is now. Of a
-// user only.
+// was issued before that time refused from then on. The zero time is now, by the
+// gateways' clocks. Of a user only.
+//
+// Without an error it is stored: every gateway refuses the tokens, also those
+// that start later. With one, send it again.
 func (t Target) Revoke(ctx context.Context, before time.Time, reason string) (reached int, err error) {
-	if before.IsZero() {
-		before = time.Now()
+	control := wire.Control{Action: wire.ControlRevoke, Reason: reason}
+	if !before.IsZero() {
+		control.Before = before.UnixMilli()
 	}
-	return t.tell(ctx, wire.Control{Action: wire.ControlRevoke, Before: before.UnixMilli(), Reason: reason})
+	return t.tell(ctx, control)
 }
 
 // Subscribe subscribes the connections to a topic, whatever its rule says.
@@ -83,7 +89,7 @@ func (t Target) tell(ctx context.Context, control wire.Control) (reached int, er
 	}
 	msg, err := message(t.subject, "", control)
 	if err == nil {
-		reached, err = t.f.collect(ctx, msg, DefaultWindow, func(_, reached int) bool { return t.single && reached > 0 })
+		reached, err = t.f.collect(ctx, poll{msg: msg, heard: true, enough: func(_, reached int) bool { return t.single && reached > 0 }})
 	}
 	if err != nil {
 		return reached, fmt.Errorf("control %s: %w", control.Action, err)

@@ -78,7 +78,8 @@ func (f *Fairlead) Drain(ctx context.Context) error {
 
 // Close stops everything that [Handle], [Fairlead.Subscribe] and
 // [Fairlead.Events] began: calls that wait are not worked on any more, the
-// contexts of running handlers end, and it returns when they have returned.
+// contexts of running handlers end, and it returns when they have returned. A
+// handler must not call it, nor Drain: they would wait for each other.
 func (f *Fairlead) Close() {
 	open := f.close()
 	for _, r := range open {

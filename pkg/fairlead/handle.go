@@ -43,10 +43,13 @@ type HandleOptions struct {
 // waits for the answer: the client cancelled or is gone. context.Cause is
 // wire.ErrCancelled then. It is a hint that may be missed; the deadline is not.
 //
-// An error of fn that is a [*wire.Error] is what the client gets: code, message,
-// details and retryAfterMs. Any other error, and a panic, is INTERNAL without a
-// word of the cause, which is logged. Data that does not fit In is an
-// INVALID_ARGUMENT that names the field, and fn is not called.
+// An error of fn that is a [*wire.Error], or wraps one, is what the client gets:
+// its code, message, details and retryAfterMs, nothing of what was wrapped
+// around. So does an error of this package, such as [Fairlead.Ask]'s, that fn
+// returns: what the client is not to see is wrapped with %v. Any other error, a
+// nil *wire.Error, a panic and runtime.Goexit are INTERNAL without a word of the
+// cause, which is logged. Data that does not fit In is an INVALID_ARGUMENT that
+// names the field, and fn is not called.
 //
 // The worker is there when Handle returns, unless NATS is away: then as soon as
 // it is back. [Handler.Drain], [Fairlead.Drain] and Close end it.
@@ -125,10 +128,22 @@ func (h *Handler) receive(r *running, msg *nats.Msg) func() {
 	}
 }
 
-// answer works on a call and sends what comes of it, unless the caller took the
-// call back.
+// answer works on a call and sends what comes of it.
 func (h *Handler) answer(c *Call) {
-	data, e := h.result(c)
+	returned, data, e := false, []byte(nil), (*wire.Error)(nil)
+	defer func() {
+		if !returned {
+			h.f.opts.Log.Error("a handler ended its goroutine", "method", c.Method)
+			data, e = nil, wire.Errorf(wire.Internal, "internal error")
+		}
+		h.send(c, data, e)
+	}()
+	data, e = h.result(c)
+	returned = true
+}
+
+// send answers a call, unless the caller took it back.
+func (h *Handler) send(c *Call, data []byte, e *wire.Error) {
 	if context.Cause(c.ctx) == wire.ErrCancelled {
 		c.close()
 		return
@@ -154,12 +169,16 @@ func (h *Handler) result(c *Call) (data []byte, e *wire.Error) {
 		}
 	}()
 	data, err := h.fn(c.ctx, c)
-	var coded *wire.Error
-	switch {
-	case err == nil:
+	if err == nil {
 		return data, nil
-	case errors.As(err, &coded):
+	}
+	var coded *wire.Error
+	switch is := errors.As(err, &coded); {
+	case is && coded != nil:
 		return nil, coded
+	case is: // its methods can't be called
+		h.f.opts.Log.Error("a call failed with a nil *wire.Error, which is an error", "method", c.Method)
+		return nil, wire.Errorf(wire.Internal, "internal error")
 	case c.ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
 		return nil, h.ended(c)
 	}

@@ -2,17 +2,13 @@ package fairlead
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// DefaultWindow is how long [Fairlead.Match] and [Target] collect replies.
+// DefaultWindow is how long [Fairlead.Match] and [Target] collect answers.
 const DefaultWindow = 500 * time.Millisecond
 
 // MatchOptions refine a message to all connections with some attributes.
@@ -47,58 +43,10 @@ func (f *Fairlead) Match(ctx context.Context, criteria map[string]string, event 
 		}
 	}
 	if err == nil {
-		reached, err = f.collect(ctx, msg, o.Window, func(replies, _ int) bool { return replies == o.Gateways })
+		reached, err = f.collect(ctx, poll{msg: msg, window: o.Window, enough: func(replies, _ int) bool { return replies == o.Gateways }})
 	}
 	if err != nil {
 		return reached, fmt.Errorf("match: %w", err)
 	}
 	return reached, nil
-}
-
-// collect sends a request that every gateway answers, and adds up how many of
-// their connections it was for: until it is enough, or the window is over. No
-// gateway at all is nobody reached. A gateway's refusal is the error; reached is
-// what the others did.
-func (f *Fairlead) collect(ctx context.Context, msg *nats.Msg, window time.Duration, enough func(replies, reached int) bool) (reached int, err error) {
-	if window <= 0 {
-		window = DefaultWindow
-	}
-	ctx, cancel := f.within(ctx)
-	defer cancel()
-	inbox := f.nc.NewInbox()
-	sub, err := f.nc.SubscribeSync(inbox)
-	if err != nil {
-		return 0, failed(err)
-	}
-	defer sub.Unsubscribe() //nolint:errcheck // it fails only with the connection
-	msg.Reply = inbox
-	if err := f.flush(ctx, msg); err != nil {
-		return 0, err
-	}
-	collecting, stop := context.WithTimeout(ctx, window)
-	defer stop()
-	var refused error
-	for replies := 1; ; replies++ {
-		reply, err := sub.NextMsgWithContext(collecting)
-		switch {
-		case err == nil:
-		case errors.Is(err, nats.ErrNoResponders):
-			return 0, nil
-		case errors.Is(ctx.Err(), context.Canceled):
-			return reached, failed(ctx.Err())
-		case collecting.Err() != nil: // the window is over
-			return reached, refused
-		default:
-			return reached, failed(err)
-		}
-		var said wire.Reached
-		if e := replyError(reply); e != nil {
-			refused = e
-		} else if json.Unmarshal(reply.Data, &said) == nil {
-			reached += said.Reached
-		}
-		if enough(replies, reached) {
-			return reached, refused
-		}
-	}
 }

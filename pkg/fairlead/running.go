@@ -82,10 +82,12 @@ func (r *running) begin(work func()) {
 		slot = false
 	}
 	r.working.Go(func() {
+		defer func() { // also where the work ends its goroutine, as t.FailNow does
+			if slot {
+				<-r.slots
+			}
+		}()
 		work()
-		if slot {
-			<-r.slots
-		}
 	})
 }
 
