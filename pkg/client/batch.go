@@ -34,7 +34,7 @@ type BatchResult struct {
 func (c *Client) PublishBatch(ctx context.Context, messages []BatchMessage, o BatchOptions) ([]BatchResult, error) {
 	list := []byte{'['}
 	for i, m := range messages {
-		raw, err := encode("data", m.Data)
+		raw, err := wire.EncodeData("data", m.Data)
 		if err != nil {
 			return nil, wire.AsError(err).With("index", i)
 		}

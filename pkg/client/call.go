@@ -42,7 +42,7 @@ func (c *Client) Call(ctx context.Context, method string, data any, o CallOption
 	if err := ctx.Err(); err != nil {
 		return Answer{}, wire.AsError(err)
 	}
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -102,7 +102,7 @@ func (v *Cursors) Wait(ctx context.Context, cond func(map[string]json.RawMessage
 // subscribed to; data is at most 1 KiB of JSON, nil takes the cursor away. It
 // does not wait: a refusal comes to [Client.OnError].
 func (c *Client) MoveCursor(topic string, data any) error {
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return err
 	}

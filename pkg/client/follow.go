@@ -82,7 +82,7 @@ func (s *Session) Follow(topic string, o FollowOptions) (*Follow, error) {
 	}
 	if o.Data != nil {
 		var err error
-		if f.data, err = encode("data", o.Data); err != nil {
+		if f.data, err = wire.EncodeData("data", o.Data); err != nil {
 			return nil, err
 		}
 	}

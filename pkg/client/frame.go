@@ -1,8 +1,6 @@
 package client
 
 import (
-	"bytes"
-	"encoding/json"
 	"strconv"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -57,32 +55,3 @@ func (f *frame) raw(name string, data []byte) {
 }
 
 func (f *frame) end() []byte { return append(f.b, '}') }
-
-// encode turns a payload into JSON. A json.RawMessage or []byte is JSON
-// already and stays as it is; nil is null.
-func encode(field string, data any) ([]byte, error) {
-	var raw []byte
-	switch v := data.(type) {
-	case nil:
-		return []byte("null"), nil
-	case json.RawMessage:
-		raw = v
-	case []byte:
-		raw = v
-	default:
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetEscapeHTML(false)
-		if err := e.Encode(data); err != nil {
-			return nil, wire.InvalidField(field, err.Error())
-		}
-		return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-	}
-	if len(raw) == 0 {
-		return []byte("null"), nil
-	}
-	if !wire.ValidJSON(raw) {
-		return nil, wire.InvalidField(field, "one JSON value in valid UTF-8")
-	}
-	return raw, nil
-}

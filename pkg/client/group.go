@@ -45,7 +45,7 @@ func (c *Client) JoinGroup(ctx context.Context, group string, o GroupOptions) (*
 	var data []byte
 	if o.Data != nil {
 		var err error
-		if data, err = encode("data", o.Data); err != nil {
+		if data, err = wire.EncodeData("data", o.Data); err != nil {
 			return nil, err
 		}
 	}
@@ -114,7 +114,7 @@ func (g *Group) Send(ctx context.Context, member, event string, data any) error 
 }
 
 func (g *Group) say(ctx context.Context, op, event string, data any, field, value string) error {
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (g *Group) Meta(ctx context.Context) (json.RawMessage, error) { return g.me
 
 // SetMeta replaces that, where the member's role may, and returns what it is then.
 func (g *Group) SetMeta(ctx context.Context, meta any) (json.RawMessage, error) {
-	raw, err := encode("meta", meta)
+	raw, err := wire.EncodeData("meta", meta)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ func (c *Client) LeavePresence(ctx context.Context, topic string) error {
 }
 
 func (c *Client) member(ctx context.Context, op, topic string, data any, says bool) error {
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return err
 	}

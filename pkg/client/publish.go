@@ -49,7 +49,7 @@ type Publication struct {
 // PublishAsync is [Client.Publish] that returns once the frame was sent, so
 // that many can be outstanding.
 func (c *Client) PublishAsync(topic, event string, data any, o PublishOptions) (*Publication, error) {
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return nil, err
 	}

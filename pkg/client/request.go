@@ -104,7 +104,7 @@ func (c *Client) ask(ctx context.Context, timeout time.Duration, build func(id i
 // reply's `ok`. fields is a JSON object (a struct, a map, a json.RawMessage)
 // or nil.
 func (c *Client) Request(ctx context.Context, op string, fields any) (json.RawMessage, error) {
-	rest, err := encode("fields", fields)
+	rest, err := wire.EncodeData("fields", fields)
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func (c *Client) serve(f *wire.ServerFrame) {
 		result, err := s.fn(ctx, r)
 		if err == nil {
 			var raw json.RawMessage
-			if raw, err = encode("data", result); err == nil {
+			if raw, err = wire.EncodeData("data", result); err == nil {
 				c.reply(f.Ref, raw, nil)
 				return
 			}

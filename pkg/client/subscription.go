@@ -84,7 +84,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o SubscribeOptions
 	var data []byte
 	if o.Data != nil {
 		var err error
-		if data, err = encode("data", o.Data); err != nil {
+		if data, err = wire.EncodeData("data", o.Data); err != nil {
 			return nil, err
 		}
 	}

@@ -68,7 +68,7 @@ func (c *Call) deadline(now time.Time, most time.Duration) time.Time {
 // DEADLINE_EXCEEDED, as the handler's context says; FAILED_PRECONDITION behind
 // the answer.
 func (c *Call) Progress(v any) error {
-	data, err := encode("progress", v)
+	data, err := wire.EncodeData("progress", v)
 	if err != nil {
 		return err
 	}

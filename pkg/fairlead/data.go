@@ -1,40 +1,12 @@
 package fairlead
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"unicode/utf8"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
-
-// encode turns what a caller gave into the bytes of a message.
-func encode(field string, data any) ([]byte, error) {
-	var raw []byte
-	switch v := data.(type) {
-	case nil:
-	case json.RawMessage:
-		raw = v
-	case []byte:
-		raw = v
-	default:
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetEscapeHTML(false)
-		if err := e.Encode(data); err != nil {
-			return nil, wire.InvalidField(field, err.Error())
-		}
-		return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-	}
-	if len(raw) == 0 {
-		return []byte("null"), nil
-	}
-	if !wire.ValidJSON(raw) {
-		return nil, wire.InvalidField(field, "one JSON value in valid UTF-8")
-	}
-	return raw, nil
-}
 
 // decode reads a client's data into what a handler asks for. What does not fit
 // is an INVALID_ARGUMENT that names the field.

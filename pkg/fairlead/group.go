@@ -32,7 +32,7 @@ func (g Group) Create(ctx context.Context, o GroupOptions) error {
 	req := wire.GroupRequest{MaxMembers: o.MaxMembers}
 	if o.Meta != nil {
 		var err error
-		if req.Meta, err = encode("meta", o.Meta); err != nil {
+		if req.Meta, err = wire.EncodeData("meta", o.Meta); err != nil {
 			return fmt.Errorf("presence.group.create: %w", err)
 		}
 	}
@@ -43,7 +43,7 @@ func (g Group) Create(ctx context.Context, o GroupOptions) error {
 // Publish sends a message to all members, or to those of one role where role
 // is not empty.
 func (g Group) Publish(ctx context.Context, event string, data any, role string) error {
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return fmt.Errorf("presence.group.publish: %w", err)
 	}
@@ -54,7 +54,7 @@ func (g Group) Publish(ctx context.Context, event string, data any, role string)
 // Send sends a message to one member, by its connection. NOT_FOUND where it is
 // no member.
 func (g Group) Send(ctx context.Context, member, event string, data any) error {
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return fmt.Errorf("presence.group.send: %w", err)
 	}
@@ -70,7 +70,7 @@ func (g Group) Members(ctx context.Context) (wire.GroupMembers, error) {
 // SetMeta replaces what the group says of itself, at most 4 KiB as JSON, and
 // tells its members.
 func (g Group) SetMeta(ctx context.Context, meta any) error {
-	raw, err := encode("meta", meta)
+	raw, err := wire.EncodeData("meta", meta)
 	if err != nil {
 		return fmt.Errorf("presence.group.meta: %w", err)
 	}

@@ -63,7 +63,7 @@ func Handle[In, Out any](f *Fairlead, method string, fn func(ctx context.Context
 		if err != nil {
 			return nil, err
 		}
-		data, err := encode("answer", out)
+		data, err := wire.EncodeData("answer", out)
 		if err != nil { // not the caller's mistake
 			return nil, errors.New(err.Error())
 		}

@@ -38,7 +38,7 @@ func (f *Fairlead) Match(ctx context.Context, criteria map[string]string, event 
 	msg, err := message(subject, event, data)
 	if err == nil {
 		var header []byte
-		if header, err = encode("criteria", criteria); err == nil {
+		if header, err = wire.EncodeData("criteria", criteria); err == nil {
 			err = set(msg.Header, wire.HeaderMatch, string(header), wire.HeaderTopic, o.Topic, wire.HeaderExclude, o.Exclude, wire.HeaderCoalesce, o.Coalesce)
 		}
 	}

@@ -62,7 +62,7 @@ func (p Presence) member(ctx context.Context, what, topic, user string, data any
 	req := wire.PresenceJoin{Topic: topic, User: user}
 	if data != nil {
 		var err error
-		if req.Data, err = encode("data", data); err != nil {
+		if req.Data, err = wire.EncodeData("data", data); err != nil {
 			return fmt.Errorf("presence.%s: %w", what, err)
 		}
 	}

@@ -87,7 +87,7 @@ func (f *Fairlead) publishBatch(ctx context.Context, topic string, events []Even
 		if err := checkEvent(e.Name); err != nil {
 			return err
 		}
-		data, err := encode("data", e.Data)
+		data, err := wire.EncodeData("data", e.Data)
 		if err != nil {
 			return err
 		}
@@ -110,7 +110,7 @@ func message(subject, event string, data any) (*nats.Msg, error) {
 	if err := checkEvent(event); err != nil {
 		return nil, err
 	}
-	raw, err := encode("data", data)
+	raw, err := wire.EncodeData("data", data)
 	if err != nil {
 		return nil, err
 	}

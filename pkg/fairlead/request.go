@@ -14,7 +14,7 @@ import (
 // service asks an endpoint of one of Fairlead's services.
 func service[Reply any](ctx context.Context, f *Fairlead, of, endpoint string, req any) (reply Reply, err error) {
 	what := of + "." + endpoint
-	data, err := encode("request", req)
+	data, err := wire.EncodeData("request", req)
 	if err != nil {
 		return reply, fmt.Errorf("%s: %w", what, err)
 	}

@@ -69,7 +69,7 @@ func (f *Fairlead) StoreBatch(ctx context.Context, records []Record, atomic bool
 }
 
 func (r Record) request() (wire.ReplayPublish, error) {
-	data, err := encode("data", r.Data)
+	data, err := wire.EncodeData("data", r.Data)
 	return wire.ReplayPublish{Topic: r.Topic, Event: r.Event, Data: data, Producer: r.Producer, Key: r.Key}, err
 }
 
