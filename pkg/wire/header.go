@@ -25,6 +25,7 @@ const (
 	HeaderMember     = "Fl-Member"     // on a group's message: only this member gets it
 	HeaderMatch      = "Fl-Match"      // JSON object of the attributes that connections must have
 	HeaderBatch      = "Fl-Batch"      // "1": the body is an array of events
+	HeaderTarget     = "Fl-Target"     // on a request to a connection: the user whose it must be
 	HeaderProbe      = "Fl-Probe"      // on fl.user: no message; who holds the user is to say so
 	HeaderClient     = "Fl-Client"     // "1" on an error reply: it is what the client answered
 	HeaderErrorCode  = "Nats-Service-Error-Code"

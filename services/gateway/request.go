@@ -115,9 +115,9 @@ func (g *Service) ask(in *interest, msg *nats.Msg) {
 	meta := wire.ParseMeta(msg.Header)
 	ref := rand.Text()
 	frame := wire.AppendRequest(make([]byte, 0, len(msg.Data)+128), ref, meta.Event, msg.Data, timeout.Milliseconds())
-	gone := true
+	target, gone := wire.HeaderValue(msg.Header, wire.HeaderTarget), true
 	in.each(func(c *connection) {
-		if c.ending() || meta.User != "" && meta.User != c.user() {
+		if c.ending() || target != "" && target != c.user() {
 			return
 		}
 		gone = false

@@ -176,8 +176,8 @@ func TestRequestsThatNoClientSees(t *testing.T) {
 	p := r.dial()
 	conn, _, _ := p.hello(token(t, auth.Claims{User: "ann"}))
 	for _, c := range []struct{ header, value, status, code string }{
-		{"Fl-User", "bob", "503", "NOT_FOUND"},
-		{"fl-user", "an", "503", "NOT_FOUND"},
+		{"Fl-Target", "bob", "503", "NOT_FOUND"},
+		{"fl-target", "an", "503", "NOT_FOUND"},
 		{"Fl-Deadline", "1", "", "DEADLINE_EXCEEDED"},
 		{"Fl-Deadline", wire.Deadline(time.Now().UnixMilli()), "", "DEADLINE_EXCEEDED"},
 		{"Fl-Deadline", "-1", "", "DEADLINE_EXCEEDED"},
@@ -188,7 +188,7 @@ func TestRequestsThatNoClientSees(t *testing.T) {
 		}
 	}
 	p.silent()
-	answer := question(t, nc, conn, nats.Header{"Fl-User": {"ann"}, "Fl-Deadline": {wire.Deadline(time.Now().Add(patience).UnixMilli())}})
+	answer := question(t, nc, conn, nats.Header{"Fl-User": {"root"}, "Fl-Target": {"ann"}, "Fl-Deadline": {wire.Deadline(time.Now().Add(patience).UnixMilli())}})
 	p.send(`{"op":"reply","id":2,"ref":"` + asked(t, p) + `","data":1}`)
 	p.expect(`{"id":2,"ok":{}}`)
 	if got := await(t, "an answer", answer); string(got.Data) != `1` || len(got.Header) != 0 {

@@ -157,7 +157,7 @@ func (a *asker) begin(msg *nats.Msg, now time.Time) (*pendingAsk, askMove, *wire
 	deadline := askDeadline(ms, parse == nil, now)
 	p := &pendingAsk{reply: msg.Reply, user: user, data: msg.Data, since: now, header: nats.Header{
 		wire.HeaderEvent: {meta.Event}, wire.HeaderDeadline: {wire.Deadline(deadline.UnixMilli())},
-		wire.HeaderUser: {user}, // what is known of whose the connection is may be wrong: the gateway looks
+		wire.HeaderTarget: {user}, // what is known of whose the connection is may be wrong: the gateway looks
 	}}
 	for _, name := range [...]string{wire.HeaderTrace, wire.HeaderTraceState} {
 		if v := wire.HeaderValue(msg.Header, name); v != "" {

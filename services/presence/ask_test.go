@@ -152,7 +152,7 @@ func TestAskPassesOn(t *testing.T) {
 	got := r.ask("ann", " raw\xff", "fl-event", "confirm", "traceparent", "00-aa-bb-01", "X-Other", "x", "Fl-User", "root")
 	m := r.next(conn)
 	if string(m.Data) != " raw\xff" || m.Header.Get("Fl-Event") != "confirm" || m.Header.Get("traceparent") != "00-aa-bb-01" ||
-		m.Header.Get("X-Other") != "" || m.Header.Get("Fl-User") != "ann" || m.Header.Get("Fl-Deadline") == "" || m.Reply == got.Subject {
+		m.Header.Get("X-Other") != "" || m.Header.Get("Fl-User") != "" || m.Header.Get("Fl-Target") != "ann" || m.Header.Get("Fl-Deadline") == "" || m.Reply == got.Subject {
 		t.Errorf("the connection is asked %q %v %s", m.Data, m.Header, m.Reply)
 	}
 	if err := m.RespondMsg(&nats.Msg{Data: []byte("{ \"a\":\t1}"), Header: nats.Header{"X-Other": {"x"}}}); err != nil {

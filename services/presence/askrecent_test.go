@@ -55,7 +55,7 @@ func TestAskForgetsARecentConnectionThatIsNotThere(t *testing.T) {
 		got := r.ask("ann", "1")
 		if i == 0 {
 			m := r.next(other)
-			if user := m.Header.Get("Fl-User"); user != "ann" {
+			if user := m.Header.Get("Fl-Target"); user != "ann" {
 				t.Errorf("the gateway is not told whose connection it must be, but %q", user)
 			}
 			gone := &nats.Msg{Header: nats.Header{"Status": {"503"}}}
