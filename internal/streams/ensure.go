@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -41,21 +42,32 @@ func (s Store) Ensure(ctx context.Context, rule *rules.Topic) error {
 	return s.wrap("make", cfg.Name, err)
 }
 
+// How often, and how long apart, a stream that could not be made is looked for.
+const (
+	createTries = 10
+	createPause = 50 * time.Millisecond
+)
+
 // create makes a stream, and reports whether it did: no error where another
 // process has made it meanwhile. Servers say that in more ways than one: the
-// loser of a race may hear that the store can't be made.
+// loser of a race may hear that the store can't be made, before the winner's
+// stream can be found.
 func (s Store) create(ctx context.Context, cfg jetstream.StreamConfig) (made bool, err error) {
-	if _, err = s.JetStream.CreateStream(ctx, cfg); err == nil {
-		return true, nil
+	for tries := 0; ; tries++ {
+		if _, err = s.JetStream.CreateStream(ctx, cfg); err == nil {
+			return true, nil
+		}
+		var refused *jetstream.APIError
+		if !errors.As(err, &refused) || overlaps(err) {
+			return false, err
+		}
+		if _, missing := s.JetStream.Stream(ctx, cfg.Name); missing == nil {
+			return false, nil
+		}
+		if refused.ErrorCode != codeNoStore || tries == createTries || clock.Sleep(ctx, createPause) != nil {
+			return false, err
+		}
 	}
-	var refused *jetstream.APIError
-	if !errors.As(err, &refused) || overlaps(err) {
-		return false, err
-	}
-	if _, missing := s.JetStream.Stream(ctx, cfg.Name); missing != nil {
-		return false, err
-	}
-	return false, nil
 }
 
 // Drift is a stream that cannot be changed to what its rule says.
@@ -76,8 +88,10 @@ func (e *Drift) Error() string {
 
 func (e *Drift) Unwrap() error { return e.Err }
 
-// codeOverlap is JetStream's word for subjects that another stream has.
-const codeOverlap = 10065
+const (
+	codeOverlap = 10065 // JetStream's word for subjects that another stream has
+	codeNoStore = 10049 // and for a store that can't be made, as of a stream that is being made
+)
 
 func overlaps(err error) bool {
 	var api jetstream.JetStreamError

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/fairlead-io/fairlead/internal/natsdev"
+	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -143,7 +144,8 @@ func TestManyAskForCursorsAtATime(t *testing.T) {
 // What was lost while no connection was comes to light by a roll call: every
 // gateway says all it has, and what none says is gone.
 func TestCursorRollCall(t *testing.T) {
-	r := startGateway(t, natsdev.Test(t), withRules(`{topics: [{match: ">", subscribe: any, cursors: {throttle: 0s}}]}`))
+	r := startGateway(t, natsdev.Test(t), withRules(`{topics: [{match: ">", subscribe: any, cursors: {throttle: 0s}}]}`),
+		func(cfg *Config, _ *Deps, _ *rules.Options) { cfg.GatewayLease = time.Hour }) // the other one has none
 	o := newOther(t, r, "other", "doc.1")
 	p := r.dial()
 	_, user, _ := p.hello("")
