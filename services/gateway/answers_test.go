@@ -112,7 +112,7 @@ func TestNothingWaitsForAnswersToBePublished(t *testing.T) {
 		ask("fl.user.ann", ``, nats.Header{"Fl-Probe": {"1"}})
 		ask("fl.user.ann", `no batch`, nats.Header{"Fl-Batch": {"1"}})
 		ask("fl.conn."+conn, `1`, nats.Header{"Fl-Deadline": {"1"}})
-		ask("fl.conn."+conn, `1`, nats.Header{"Fl-User": {"bob"}})
+		ask("fl.conn."+conn, `1`, nats.Header{"Fl-Target": {"bob"}})
 		ask("fl.match", `1`, nats.Header{"Fl-Match": {"no criteria"}})
 		ask("fl.match", `1`, nats.Header{"Fl-Match": {`{"role":"nobody"}`}})
 	}
