@@ -182,10 +182,11 @@ func TestGroups(t *testing.T) {
 	wantCode(t, "the meta of a member", err, wire.PermissionDenied)
 	set, err := a.SetMeta(within(t), map[string]int{"round": 2})
 	must(t, err)
-	got, err := b.Meta(within(t))
-	if must(t, err); !wire.EqualJSON(got, set) || string(got) != `{"round":2}` {
-		t.Errorf("meta: got %s, set was %s", got, set)
-	}
+	fairleadtest.Eventually(t, "bob's gateway knows the meta", func() bool {
+		got, err := b.Meta(within(t))
+		must(t, err)
+		return wire.EqualJSON(got, set) && string(got) == `{"round":2}`
+	})
 	must(t, b.Leave(within(t)))
 	for c := receive(t, "bob's leave", changes); c.Left[b.Member()].Role == ""; {
 		c = receive(t, "bob's leave", changes)
