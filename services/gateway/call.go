@@ -117,11 +117,6 @@ func (c *connection) call(f *wire.Frame) *wire.Error {
 			timeout = rule.Timeout
 		}
 	}
-	if rule != nil {
-		if err := g.rates.take(set, rule.Rate, func(l *rules.Limit) string { return c.rateKeyOf(l, f.Method) }, time.Now()); err != nil {
-			return err
-		}
-	}
 	k := &call{conn: c, id: f.ID, token: rand.Text()}
 	if k.cancel, err = g.cfg.Namespace.CallCancel(rand.Text()); err != nil {
 		return wire.AsError(err)
@@ -137,6 +132,12 @@ func (c *connection) call(f *wire.Frame) *wire.Error {
 		c.mu.Unlock()
 		g.metrics.limited.Add(1)
 		return (&wire.Error{Code: wire.ResourceExhausted, Message: "too many calls outstanding on this connection"}).With("limit", limit)
+	}
+	if rule != nil { // last: what is refused for another reason costs nothing
+		if err := g.rates.take(set, rule.Rate, func(l *rules.Limit) string { return c.rateKeyOf(l, f.Method) }, time.Now()); err != nil {
+			c.mu.Unlock()
+			return err
+		}
 	}
 	if c.calls == nil {
 		c.calls = make(map[int64]*call, 1)

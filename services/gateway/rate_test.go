@@ -125,6 +125,30 @@ func TestRateRefusalsSayWhen(t *testing.T) {
 	}
 }
 
+// A call that is refused for another reason takes nothing.
+func TestADuplicateCallCostsNothing(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t), withRules(`
+limits: {two: {capacity: 2, refill: 1, per: 1h, key: user}}
+topics: [{match: ">"}]
+calls: [{match: ">", allow: any, rate: two}]
+`))
+	asked := make(chan *nats.Msg, 4)
+	serveCalls(t, r.bus(), ">", func(msg *nats.Msg) { asked <- msg })
+	p := r.dial()
+	p.hello(token(t, auth.Claims{User: "ann"}))
+	p.send(`{"op":"call","id":9,"method":"m"}`)
+	for range 3 {
+		p.send(`{"op":"call","id":9,"method":"m"}`)
+		if f := p.reply(); f.Error == nil || f.Error.Code != "ALREADY_EXISTS" {
+			t.Fatalf("got %+v, want ALREADY_EXISTS", f.Error)
+		}
+	}
+	p.send(`{"op":"call","id":10,"method":"m"}`)
+	for range 2 {
+		await(t, "a call at the worker", asked)
+	}
+}
+
 // A client owns a whole /64: its addresses share one bucket.
 func TestAddressesOfANetworkShareABucket(t *testing.T) {
 	bucketOf := func(address string) string {
