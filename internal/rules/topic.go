@@ -1,6 +1,9 @@
 package rules
 
 import (
+	"fmt"
+	"hash/fnv"
+	"strconv"
 	"strings"
 	"time"
 
@@ -111,6 +114,23 @@ type Limit struct {
 	Key      LimitKey
 	FailMode FailMode
 	Shadow   bool // counted and reported, never denied
+
+	version string
+}
+
+// Version tells a limit from what it was before the rules changed. Two processes
+// that have the same rule have the same version of it.
+func (l *Limit) Version() string {
+	if l.version == "" { // not read from a file
+		return l.digest()
+	}
+	return l.version
+}
+
+func (l *Limit) digest() string {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%d %d %d %d %d %t", l.Capacity, l.Refill, l.Per, l.Block, l.Key, l.Shadow) // a hash takes everything
+	return strconv.FormatUint(h.Sum64(), 36)
 }
 
 // Bridge publishes the notifications of a Postgres channel. A payload never
