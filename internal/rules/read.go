@@ -163,7 +163,7 @@ func readLimit(m *mapping, name string) *Limit {
 	if !plainName(name, maxName) {
 		m.r.problem(m.at, m.path, "the name of a limit is 1-%d characters of [A-Za-z0-9_-]", maxName)
 	}
-	l := &Limit{
+	return &Limit{
 		Name:     name,
 		Capacity: m.count("capacity"),
 		Refill:   m.count("refill"),
@@ -173,8 +173,6 @@ func readLimit(m *mapping, name string) *Limit {
 		FailMode: FailMode(m.enum("failMode", failModeNames[:], 0)),
 		Shadow:   m.flag("shadow"),
 	}
-	l.version = l.digest()
-	return l
 }
 
 func builtinClasses() []Class {

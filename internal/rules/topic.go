@@ -1,8 +1,6 @@
 package rules
 
 import (
-	"fmt"
-	"hash/fnv"
 	"strconv"
 	"strings"
 	"time"
@@ -114,23 +112,21 @@ type Limit struct {
 	Key      LimitKey
 	FailMode FailMode
 	Shadow   bool // counted and reported, never denied
-
-	version string
 }
 
 // Version tells a limit from what it was before the rules changed. Two processes
 // that have the same rule have the same version of it.
 func (l *Limit) Version() string {
-	if l.version == "" { // not read from a file
-		return l.digest()
+	shadow := int64(0)
+	if l.Shadow {
+		shadow = 1
 	}
-	return l.version
-}
-
-func (l *Limit) digest() string {
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %d %d %d %d %t", l.Capacity, l.Refill, l.Per, l.Block, l.Key, l.Shadow) // a hash takes everything
-	return strconv.FormatUint(h.Sum64(), 36)
+	const offset, prime = 14695981039346656037, 1099511628211 // FNV-1a, of words
+	h := uint64(offset)
+	for _, n := range [...]int64{int64(l.Capacity), int64(l.Refill), int64(l.Per), int64(l.Block), int64(l.Key), shadow} {
+		h = (h ^ uint64(n)) * prime
+	}
+	return strconv.FormatUint(h, 36)
 }
 
 // Bridge publishes the notifications of a Postgres channel. A payload never
