@@ -192,6 +192,35 @@ export function members(topic) {
 export const status = (client) => store(() => client.state, (changed) => client.on("state", changed));
 
 /**
+ * What the gateway lacks at the moment (`nats`, `replay`, `presence`, `ratelimit`), as it said on the connection of now; empty when all
+ * is well.
+ * @param {import("./client.js").Client} client
+ * @returns {Readable<string[]>}
+ */
+export function degraded(client) {
+  /** @type {Set<string>} */
+  let now = new Set();
+  return store(() => [...now].sort(), (changed) => {
+    const offs = [
+      client.on("system", ({ event, what }) => {
+        if (event === "degraded" ? now.has(what) : event !== "recovered" || !now.has(what)) return;
+        event === "degraded" ? now.add(what) : now.delete(what);
+        changed();
+      }),
+      client.on("state", ({ state }) => {
+        if (state === "open" || !now.size) return; // another gateway says for itself how it is
+        now.clear();
+        changed();
+      }),
+    ];
+    return () => {
+      offs.forEach((off) => off());
+      now = new Set();
+    };
+  });
+}
+
+/**
  * The newest message of a topic, or of one event of it the newest data; null before the first. Data that are null
  * change nothing.
  * @param {Topic} topic

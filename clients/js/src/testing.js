@@ -110,6 +110,11 @@ export class MemoryServer {
     for (const peer of this.#peers.values()) if (peer.user === user) peer.deliver({ op: "system", event: "refresh", at: Date.now() });
   }
 
+  /** Says that something is away, or back. @param {string} what such as `nats` @param {boolean} away */
+  degrade(what, away = true) {
+    for (const peer of this.#peers.values()) peer.deliver({ op: "system", event: away ? "degraded" : "recovered", what, at: Date.now() });
+  }
+
   /** Closes every connection, as a gateway that dies (1006) or says why. @param {number} [code] */
   drop(code = 1006) {
     for (const peer of [...this.#peers.values()]) peer.end(code);

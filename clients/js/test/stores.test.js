@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { connect, FairleadError } from "../src/index.js";
-import { count, crud, denials, derived, latest, lookup, on, once, scan, status } from "../src/stores.js";
+import { count, crud, degraded, denials, derived, latest, lookup, on, once, scan, status } from "../src/stores.js";
 import { MemoryServer } from "../src/testing.js";
 
 /** Two clients on one server in memory. */
@@ -257,4 +257,24 @@ test("the server in memory: progress, cancel, and what an operator does", async 
   server.disconnect("ann", "enough");
   const { state, cause } = await failed;
   assert.deepEqual([state, cause.code, cause.message], ["failed", "PERMISSION_DENIED", "enough"]);
+});
+
+test("degraded: what is away, as the gateway of now says", async (t) => {
+  const { server, ann } = setup(t), state = read(degraded(ann));
+  await ann.ready();
+  server.degrade("ratelimit");
+  server.degrade("nats");
+  server.degrade("nats");
+  await state.is(["nats", "ratelimit"]);
+  server.degrade("ratelimit", false);
+  server.degrade("presence", false);
+  await state.is(["nats"]);
+  server.drop(1006);
+  await state.is([]);
+  await ann.ready();
+  server.refresh("ann");
+  server.degrade("replay");
+  await state.is(["replay"]);
+  assert.deepEqual(state.values, [[], ["ratelimit"], ["nats", "ratelimit"], ["nats"], [], ["replay"]]);
+  state.end();
 });
