@@ -62,7 +62,7 @@ func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) ([
 			err = coded
 		}
 	} else {
-		err = callError(subject, err)
+		err = &unanswered{callError(subject, err)}
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, string(wire.CodeOf(err)))
@@ -70,6 +70,18 @@ func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) ([
 	}
 	return reply.Data, nil
 }
+
+// Unanswered reports whether err, of [Call], says that no answer came: nobody
+// serves the subject, NATS is away, time is over. Everything else is what an
+// endpoint answered, even where it has the same code.
+func Unanswered(err error) bool {
+	var u *unanswered
+	return errors.As(err, &u)
+}
+
+type unanswered struct{ error }
+
+func (u *unanswered) Unwrap() error { return u.error }
 
 // Away reports whether err is what nats.go says to a publish or request that
 // was not sent because there is no connection. Before the first connection it

@@ -19,6 +19,11 @@ type Endpoint struct {
 	// Timeout is how long one request may take; [ServeConfig.Timeout] when 0.
 	// An endpoint that waits on behalf of its caller needs more.
 	Timeout time.Duration
+	// LeastTime is what a caller's deadline (Fl-Deadline) that is nearer counts as;
+	// 0: deadlines count as they are. It is by the caller's clock: where that of
+	// this host is ahead by more than a short deadline, every request would be too
+	// late.
+	LeastTime time.Duration
 	// Everyone makes every replica answer instead of one of the queue group.
 	Everyone bool
 

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -15,11 +16,22 @@ type meters struct {
 	requests metric.Int64Counter
 	duration metric.Float64Histogram
 	refusals metric.Int64Counter
+
+	labels *sync.Map // of labelled to labels: made once, they cost more than what they label
 }
+
+// labelled is what requests are told apart by, and labels how.
+type (
+	labelled struct{ service, endpoint, code string }
+	labels   struct {
+		requests []metric.AddOption
+		duration []metric.RecordOption
+	}
+)
 
 func newMeters(provider metric.MeterProvider) (meters, error) {
 	meter := provider.Meter(scope)
-	var m meters
+	m := meters{labels: &sync.Map{}}
 	var err error
 	if m.requests, err = meter.Int64Counter("fairlead_bus_requests_total",
 		metric.WithDescription("Requests answered, by service, endpoint and code (OK or an error code).")); err != nil {
@@ -39,9 +51,24 @@ func newMeters(provider metric.MeterProvider) (meters, error) {
 
 func (m meters) request(service, endpoint, code string, took time.Duration) {
 	ctx := context.Background()
-	who := []attribute.KeyValue{attribute.String("service", service), attribute.String("endpoint", endpoint)}
-	m.duration.Record(ctx, took.Seconds(), metric.WithAttributes(who...))
-	m.requests.Add(ctx, 1, metric.WithAttributes(append(who, attribute.String("code", code))...))
+	of := labelled{service, endpoint, code}
+	known, ok := m.labels.Load(of)
+	if !ok {
+		known, _ = m.labels.LoadOrStore(of, of.labels())
+	}
+	l := known.(*labels) //nolint:errcheck,forcetypeassert // nothing else is stored
+	m.duration.Record(ctx, took.Seconds(), l.duration...)
+	m.requests.Add(ctx, 1, l.requests...)
+}
+
+func (of labelled) labels() *labels {
+	who := []attribute.KeyValue{attribute.String("service", of.service), attribute.String("endpoint", of.endpoint)}
+	duration := attribute.NewSet(who...)
+	requests := attribute.NewSet(append(who, attribute.String("code", of.code))...)
+	return &labels{
+		requests: []metric.AddOption{metric.WithAttributeSet(requests)},
+		duration: []metric.RecordOption{metric.WithAttributeSet(duration)},
+	}
 }
 
 func (m meters) refused(service string) {

@@ -92,9 +92,10 @@ func (e *served) serve(msg *nats.Msg, started time.Time) {
 	e.count(started, nil)
 }
 
-// deadline is the earlier of our own and the one the caller sent. Both clocks
-// are taken to agree within what a request takes; a worker's clock that is
-// behind costs nothing, one that is ahead shortens our time.
+// deadline is the earlier of our own and the one the caller sent, or least time
+// from now where that is later. Both clocks are taken to agree within what a
+// request takes, or by the least time; a worker's clock that is behind costs
+// nothing, one that is ahead shortens our time.
 func (e *served) deadline(msg *nats.Msg, started time.Time) time.Time {
 	ours := started.Add(e.Timeout)
 	if msg.Header == nil {
@@ -104,7 +105,11 @@ func (e *served) deadline(msg *nats.Msg, started time.Time) time.Time {
 	if err != nil {
 		return ours
 	}
-	if theirs := time.UnixMilli(ms); theirs.Before(ours) {
+	theirs := time.UnixMilli(ms)
+	if least := started.Add(e.LeastTime); e.LeastTime > 0 && theirs.Before(least) {
+		theirs = least
+	}
+	if theirs.Before(ours) {
 		return theirs
 	}
 	return ours

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -235,7 +236,9 @@ func TestDeadlines(t *testing.T) {
 		return struct{}{}, nil
 	})
 	e.Timeout = time.Minute
-	serve(t, nc, ServeConfig{}, e)
+	patientOne := e
+	patientOne.Name, patientOne.Subject, patientOne.LeastTime = "least", "fl.svc.test.least", 30*time.Second
+	serve(t, nc, ServeConfig{}, e, patientOne)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -265,6 +268,22 @@ func TestDeadlines(t *testing.T) {
 	case <-deadlines:
 		t.Error("a request that is too late was worked on")
 	default:
+	}
+
+	// A host whose clock is ahead works on what seems to be too late to it.
+	for _, header := range []string{"1000", strconv.FormatInt(time.Now().Add(time.Second).UnixMilli(), 10)} {
+		late := nats.NewMsg("fl.svc.test.least")
+		late.Header.Set(wire.HeaderDeadline, header)
+		msg, err := nc.RequestMsg(late, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := replyError(msg.Header, msg.Data); got != nil {
+			t.Fatalf("a deadline nearer than the least time: %v", got)
+		}
+		if got := <-deadlines; got > 30*time.Second || got < 20*time.Second {
+			t.Errorf("time for a request with a deadline nearer than the least time = %s, want 30s", got)
+		}
 	}
 }
 

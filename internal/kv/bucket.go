@@ -32,7 +32,10 @@ type Config struct {
 	// with the key behind it; "" for none.
 	Republish string
 	MarkerTTL time.Duration // [MarkerTTL] when 0
-	History   int           // values of a key that are kept; 0 is 1
+	// NoMarkers has keys end without a trace: for a bucket of which nobody keeps
+	// a view.
+	NoMarkers bool
+	History   int // values of a key that are kept; 0 is 1
 }
 
 // Bucket is a key-value bucket. Its methods may be called concurrently.
@@ -87,7 +90,10 @@ func Ensure(ctx context.Context, js jetstream.JetStream, ns wire.Namespace, cfg 
 func (c Config) stream(ns wire.Namespace) jetstream.StreamConfig {
 	bucket := ns.Bucket(c.Name)
 	markers := c.MarkerTTL
-	if markers == 0 {
+	switch {
+	case c.NoMarkers:
+		markers = 0
+	case markers == 0:
 		markers = MarkerTTL
 	}
 	cfg := jetstream.StreamConfig{

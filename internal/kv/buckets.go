@@ -28,6 +28,13 @@ func Groups(ns wire.Namespace, replicas int) Config {
 	return Config{Name: "groups", Description: "Groups and their members", Replicas: replicas, Republish: string(ns) + ".groups"}
 }
 
+// Limits is the bucket of the token buckets: a value for each key, which ends
+// when it says no more than one that is not there. It is read from the leader
+// alone, and nobody watches it.
+func Limits(replicas int) Config {
+	return Config{Name: "ratelimit", Description: "What keys have left of the limits", Replicas: replicas, NoMarkers: true}
+}
+
 // Sessions is the bucket of what HTTP servers keep of their visitors.
 func Sessions(replicas int) Config {
 	return Config{Name: "sessions", Description: "Sessions of HTTP servers", Replicas: replicas}

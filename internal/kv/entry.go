@@ -282,10 +282,21 @@ func Republished(prefix string, msg *nats.Msg) (e Entry, ok bool) {
 }
 
 // Purge removes everything that a bucket holds.
-func (b *Bucket) Purge(ctx context.Context) (purged int, err error) {
+func (b *Bucket) Purge(ctx context.Context) (purged int, err error) { return b.purge(ctx, nil) }
+
+// PurgeKeys removes the keys that a pattern matches, and leaves nothing of them.
+func (b *Bucket) PurgeKeys(ctx context.Context, pattern string) (purged int, err error) {
+	query, err := json.Marshal(map[string]string{"filter": b.subject + pattern})
+	if err != nil {
+		return 0, fmt.Errorf("purge %s: %w", b.stream, err)
+	}
+	return b.purge(ctx, query)
+}
+
+func (b *Bucket) purge(ctx context.Context, query []byte) (purged int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	msg, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.PURGE."+b.stream, nil)
+	msg, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.PURGE."+b.stream, query)
 	if err != nil {
 		return 0, fmt.Errorf("purge %s: %w", b.stream, err)
 	}

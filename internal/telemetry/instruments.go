@@ -36,6 +36,28 @@ func CounterBy(meter metric.Meter, name, description, label string, read func(ob
 	return nil
 }
 
+// CounterOf is [CounterBy] for several labels, whose values observe gets in
+// their order.
+func CounterOf(meter metric.Meter, name, description string, labels []string, read func(observe func(n int64, values ...string))) error {
+	if err := checkMetric(name, true); err != nil {
+		return err
+	}
+	_, err := meter.Int64ObservableCounter(name, metric.WithDescription(description), metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+		read(func(n int64, values ...string) {
+			attributes := make([]attribute.KeyValue, len(labels))
+			for i, label := range labels {
+				attributes[i] = attribute.String(label, values[i])
+			}
+			o.Observe(n, metric.WithAttributes(attributes...))
+		})
+		return nil
+	}))
+	if err != nil {
+		return fmt.Errorf("make metric %s: %w", name, err)
+	}
+	return nil
+}
+
 // Gauge exports a number that goes up and down. name is
 // fairlead_<service>_<noun>_<unit>.
 func Gauge(meter metric.Meter, name, description string, read func() int64) error {

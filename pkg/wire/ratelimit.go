@@ -5,6 +5,13 @@ import (
 	"time"
 )
 
+const (
+	// MaxLimitTakes bounds the takes, or the batch, of one [LimitRequest].
+	MaxLimitTakes = 100
+	// MaxLimitRepeats bounds how many times one take of a batch is wanted.
+	MaxLimitRepeats = 100_000
+)
+
 // These cross processes as JSON where somebody asks for tokens of a limit of the
 // rules, called a policy here.
 type (
@@ -41,10 +48,15 @@ type (
 		Shadowed bool `json:"shadowed,omitempty"`
 		// Granted is how many of the take's N were given, of a batch.
 		Granted int64 `json:"granted,omitempty"`
-		// Revision is that of the key's entry when it was decided, Version that of
+		// Revision is that of the key's entry on which it was decided, Version that of
 		// the policy: what is remembered of a denial is void when either has changed.
 		Revision uint64 `json:"revision,omitempty"`
 		Version  string `json:"version,omitempty"`
+		// Code says, of a batch in which others were decided, why this take was
+		// not: it is not allowed, and nothing else is said of it. With
+		// DEADLINE_EXCEEDED it is not known whether tokens were taken for it; with
+		// any other code none were.
+		Code Code `json:"code,omitempty"`
 	}
 
 	// LimitReply answers a [LimitRequest]. Of several takes the verdict says

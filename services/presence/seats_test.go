@@ -93,12 +93,8 @@ func (r *seatRig) put(i int, topic, user, gateway string, epoch uint64, ids ...s
 // members are who is stored on a topic.
 func (r *seatRig) members(topic string) map[string]bool {
 	there := map[string]bool{}
-	store := r.stores["presence"]
-	store.mu.Lock()
-	defer store.mu.Unlock()
-	for key, at := range store.keys {
-		e := at.Value.(*kept)
-		if t, user, _, err := parseKey(key); err == nil && t == topic && !e.Deleted {
+	for _, e := range r.stores["presence"].Entries() {
+		if t, user, _, err := parseKey(e.Key); err == nil && t == topic && !e.Deleted {
 			var p wire.PresenceSection
 			if json.Unmarshal(e.Value, &p) == nil && len(p.Conns) > 0 {
 				there[user] = true
@@ -297,13 +293,7 @@ func TestEmptyTopicsEnd(t *testing.T) {
 	}
 	r.clock.pass(tombstone + kv.MarkerTTL + 2*time.Second)
 	r.clock.pass(kv.MarkerTTL + 2*time.Second)
-	if _, err := r.stores["presence"].Get(context.Background(), "none"); err == nil {
-		t.Fatal("an entry of nobody")
-	}
-	store := r.stores["presence"]
-	store.mu.Lock()
-	defer store.mu.Unlock()
-	if len(store.keys) != 0 {
-		t.Errorf("%d keys are left", len(store.keys))
+	if left := r.stores["presence"].Entries(); len(left) != 0 {
+		t.Errorf("%d keys are left", len(left))
 	}
 }

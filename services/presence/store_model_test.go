@@ -19,8 +19,7 @@ func TestStoreModel(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			clock := newTestClock()
-			m := newMemory(clock.now)
-			playStore(t, &storeModel{store: m, clock: clock, markers: m.markers, prefix: "k"})
+			playStore(t, &storeModel{store: newMemory(clock.now), clock: clock, markers: kv.MarkerTTL, prefix: "k"})
 		})
 	})
 	t.Run("JetStream", func(t *testing.T) {

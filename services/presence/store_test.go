@@ -32,9 +32,7 @@ type testedStore struct {
 var stores = map[string]func(t *testing.T) testedStore{
 	"memory": func(*testing.T) testedStore {
 		clock := newTestClock()
-		m := newMemory(clock.now)
-		m.markers = time.Second
-		return testedStore{Store: m, pass: clock.pass, markers: m.markers}
+		return testedStore{Store: kv.NewMemory(clock.now, time.Second), pass: clock.pass, markers: time.Second}
 	},
 	"JetStream": func(t *testing.T) testedStore {
 		return testedStore{Store: openBucket(t, natsdev.Test(t).ClientURL(), 1), pass: func(time.Duration) {}, markers: time.Second}
