@@ -23,6 +23,8 @@ type BenchCmd struct {
 	ReplayResumes benchReplayResumes `cmd:"" help:"What publishing costs while many clients resume."`
 	Presence      benchPresence      `cmd:"" help:"Joins and leaves a second in an empty and a full room, and what members who stay cost."`
 	Ask           benchAsk           `cmd:"" help:"Asking a user over two gateways, and one who is offline, against a bare NATS request."`
+	Ratelimit     benchRatelimit     `cmd:"" help:"Decisions about limits: one hot key, many keys, and a flood that is denied."`
+	Flood         benchFlood         `cmd:"" help:"A user floods what a limit denies: what the others notice, with the flood and without it in turn."`
 	ReplayStorm   benchReplayStorm   `cmd:"" help:"A gateway is killed: until all its clients have what they missed, against plain connects."`
 	NATS          benchNATS          `cmd:"" name:"nats" hidden:""`
 }

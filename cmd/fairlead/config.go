@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"reflect"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway"
 	"github.com/fairlead-io/fairlead/services/presence"
+	"github.com/fairlead-io/fairlead/services/ratelimit"
 	"github.com/fairlead-io/fairlead/services/replay"
 )
 
@@ -34,10 +36,11 @@ type config struct {
 	LogLevel   string         `env:"LOG_LEVEL, default=info" help:"debug, info, warn or error"`
 	LogFormat  string         `env:"LOG_FORMAT" help:"text or json; text on a terminal, else json"`
 	// Postgres is asked for nothing unless a rule needs it.
-	Postgres string `env:"POSTGRES_URL" help:"where rules with archive keep their copy: postgres://user:password@host/database" secret:"true"`
-	Gateway  gateway.Config
-	Replay   replay.Config
-	Presence presence.Config
+	Postgres  string `env:"POSTGRES_URL" help:"where rules with archive keep their copy: postgres://user:password@host/database" secret:"true"`
+	Gateway   gateway.Config
+	Replay    replay.Config
+	Presence  presence.Config
+	Ratelimit ratelimit.Config
 }
 
 type natsConfig struct {
@@ -58,7 +61,7 @@ func (c natsConfig) bus() bus.Config {
 // reserved are variables of services that do not exist yet: no typo, and not
 // read by anything.
 var reserved = []string{
-	"CONSOLE", "ADMISSION_UPGRADES", "ADMISSION_UPGRADES_PER_SECOND",
+	"CONSOLE",
 }
 
 // clientVariables are read by the tools, not by a service.
@@ -159,6 +162,7 @@ func loadConfig(ctx context.Context, lookup func(string) (string, bool), default
 	c.Gateway.Namespace, c.Gateway.Replicas = c.Namespace, c.NATS.Replicas
 	c.Replay.Namespace, c.Replay.Replicas, c.Replay.PostgresURL = c.Namespace, c.NATS.Replicas, c.Postgres
 	c.Presence.Namespace, c.Presence.Replicas = c.Namespace, c.NATS.Replicas
+	c.Ratelimit.Namespace, c.Ratelimit.Replicas = c.Namespace, c.NATS.Replicas
 	if c.NATS.Replicas < 1 || c.NATS.Replicas > 5 {
 		errs = append(errs, fmt.Errorf("%sNATS_REPLICAS=%d: from 1 to 5", envPrefix, c.NATS.Replicas))
 	}
@@ -185,6 +189,10 @@ func (s setting) refuses(v string) string {
 	case reflect.Int, reflect.Int64:
 		if _, err := strconv.ParseInt(v, 10, 64); err != nil {
 			return "a whole number"
+		}
+	case reflect.Float64:
+		if f, err := strconv.ParseFloat(v, 64); err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			return "a number"
 		}
 	}
 	return ""

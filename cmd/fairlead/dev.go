@@ -98,7 +98,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 		defer worker.Close()
 	}
 	p := process{
-		mode: rules.Dev, what: "dev", gateway: true, replay: true, presence: true,
+		mode: rules.Dev, what: "dev", gateway: true, replay: true, presence: true, ratelimit: true,
 		bus:  &bus.Config{InProcess: server.InProcess(), ReplyPrefixes: cfg.NATS.ReplyPrefixes},
 		http: listener,
 		mount: func(mux *http.ServeMux) {

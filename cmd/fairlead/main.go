@@ -24,7 +24,9 @@ type cli struct {
 	Ask     AskCmd     `cmd:"" help:"Ask a user's client, on the bus at FAIRLEAD_NATS_URL."`
 	Send    SendCmd    `cmd:"" help:"Send to a user, a connection, or all with some attributes, on the bus."`
 	Kick    KickCmd    `cmd:"" help:"Disconnect a user or a connection, on the bus."`
+	Limit   LimitCmd   `cmd:"" help:"Look at buckets of limits, take from them, ban and unban, on the bus."`
 	Replay  ReplayCmd  `cmd:"" help:"Ask for the past of a topic, on the bus at FAIRLEAD_NATS_URL."`
+	Top     TopCmd     `cmd:"" help:"Show the topics that clients publish to most, on the bus at FAIRLEAD_NATS_URL."`
 	Token   TokenCmd   `cmd:"" help:"Make a token."`
 	Rules   RulesCmd   `cmd:"" help:"Check, apply and explain the rules of topics."`
 	Bench   BenchCmd   `cmd:"" help:"Measure a gateway on this machine."`

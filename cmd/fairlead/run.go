@@ -13,19 +13,19 @@ import (
 
 // RunCmd runs services against an external NATS, as the environment says.
 type RunCmd struct {
-	Services []string `arg:"" help:"gateway, presence, replay, or all."`
+	Services []string `arg:"" help:"gateway, presence, replay, ratelimit, or all."`
 }
 
 // services are the services of the protocol, and whether they exist yet.
-var services = map[string]bool{"gateway": true, "presence": true, "replay": true, "ratelimit": false, "tasks": false}
+var services = map[string]bool{"gateway": true, "presence": true, "replay": true, "ratelimit": true, "tasks": false}
 
 // Run serves until ctx is done, then drains.
 func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 	for _, name := range c.Services {
 		if exists, known := services[name]; name != "all" && !known {
-			return &exitError{exitUsage, fmt.Errorf("run %s: no such service; there are gateway, presence, replay and all", name)}
+			return &exitError{exitUsage, fmt.Errorf("run %s: no such service; there are gateway, presence, replay, ratelimit and all", name)}
 		} else if name != "all" && !exists {
-			return &exitError{exitUsage, fmt.Errorf("run %s: this service is not built yet; there are gateway, presence, replay and all", name)}
+			return &exitError{exitUsage, fmt.Errorf("run %s: this service is not built yet; there are gateway, presence, replay, ratelimit and all", name)}
 		}
 	}
 	cfg, err := loadConfig(ctx, os.LookupEnv, nil)
@@ -40,6 +40,7 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 		p.gateway = p.gateway || name == "gateway" || name == "all"
 		p.presence = p.presence || name == "presence" || name == "all"
 		p.replay = p.replay || name == "replay" || name == "all"
+		p.ratelimit = p.ratelimit || name == "ratelimit" || name == "all"
 	}
 	if cfg.Demo {
 		p.mount = func(mux *http.ServeMux) { mountDemo(mux, nil, cfg) } // without tokens: who calls for them is unknown

@@ -25,7 +25,7 @@ type process struct {
 	ready func(*slog.Logger) // called once, when every service is; may be nil
 	http  net.Listener       // nil: the gateway listens by its address
 
-	gateway, replay, presence bool // the services
+	gateway, replay, presence, ratelimit bool // the services
 }
 
 // name is what telemetry calls the process.
@@ -34,7 +34,7 @@ func (p process) name() string {
 	for _, s := range [...]struct {
 		runs bool
 		name string
-	}{{p.gateway, "gateway"}, {p.replay, "replay"}, {p.presence, "presence"}} {
+	}{{p.gateway, "gateway"}, {p.replay, "replay"}, {p.presence, "presence"}, {p.ratelimit, "ratelimit"}} {
 		if s.runs {
 			name = "fairlead-" + s.name
 			n++
@@ -107,6 +107,9 @@ func newProcess(cfg *config, natsConfig bus.Config, p process, live *rules.Live,
 	}
 	if p.presence {
 		composed.Presence = &cfg.Presence
+	}
+	if p.ratelimit {
+		composed.Ratelimit = &cfg.Ratelimit
 	}
 	if !p.gateway {
 		parts, err := suite.New(composed)

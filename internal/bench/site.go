@@ -53,11 +53,25 @@ type site struct {
 	replay   *child
 	gateways []*child
 	presence *child // nil where nothing needs it
+	limits   []*child
 }
 
 // openSite starts a NATS server, the replay service and so many gateways, and
 // returns when all are ready.
 func openSite(ctx context.Context, cfg SiteConfig, gateways int) (*site, error) {
+	s, err := prepareSite(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.open(ctx, gateways); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// prepareSite makes the directory of a site in which nothing runs yet.
+func prepareSite(cfg SiteConfig) (*site, error) {
 	s := &site{cfg: cfg, dir: cfg.Dir}
 	if cfg.Profile && cfg.Dir == "" {
 		return nil, errors.New("profiles need a directory")
@@ -71,10 +85,6 @@ func openSite(ctx context.Context, cfg SiteConfig, gateways int) (*site, error) 
 	} else if err = os.MkdirAll(s.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := s.open(ctx, gateways); err != nil {
-		s.close()
-		return nil, err
-	}
 	return s, nil
 }
 
@@ -82,13 +92,8 @@ func (s *site) open(ctx context.Context, gateways int) error {
 	if err := os.WriteFile(s.path("rules.yaml"), []byte(siteRules), 0o600); err != nil {
 		return err
 	}
-	data, err := os.MkdirTemp(s.dir, "nats-") // what an earlier run left is none of ours
+	err := s.startNATS(ctx)
 	if err != nil {
-		return err
-	}
-	if s.nats, err = s.start(ctx, "nats", func(public, admin string) ([]string, []string) {
-		return []string{"bench", "nats", "--addr", public, "--admin", admin, "--data", data}, nil
-	}); err != nil {
 		return err
 	}
 	if s.replay, err = s.service(ctx, "replay", "replay"); err != nil {
@@ -100,6 +105,27 @@ func (s *site) open(ctx context.Context, gateways int) error {
 		}
 	}
 	return s.awaitStream(ctx)
+}
+
+// startNATS starts the NATS server.
+func (s *site) startNATS(ctx context.Context) error {
+	data, err := os.MkdirTemp(s.dir, "nats-") // what an earlier run left is none of ours
+	if err != nil {
+		return err
+	}
+	s.nats, err = s.start(ctx, "nats", func(public, admin string) ([]string, []string) {
+		return []string{"bench", "nats", "--addr", public, "--admin", admin, "--data", data}, nil
+	})
+	return err
+}
+
+// withRatelimit starts one more replica of the ratelimit service.
+func (s *site) withRatelimit(ctx context.Context) error {
+	l, err := s.service(ctx, fmt.Sprintf("ratelimit%d", len(s.limits)), "ratelimit")
+	if err == nil {
+		s.limits = append(s.limits, l)
+	}
+	return err
 }
 
 // withPresence starts the presence service too.
@@ -135,13 +161,14 @@ func (s *site) gateway(ctx context.Context) (*child, error) {
 	return g, err
 }
 
-func (s *site) service(ctx context.Context, name, service string) (*child, error) {
+// service starts a service; env is added to what all have, and stands above it.
+func (s *site) service(ctx context.Context, name, service string, env ...string) (*child, error) {
 	return s.start(ctx, name, func(public, admin string) ([]string, []string) {
-		return []string{"run", service}, []string{
+		return []string{"run", service}, append([]string{
 			"FAIRLEAD_NATS_URL=nats://" + s.nats.addr, "FAIRLEAD_HTTP_ADDR=" + public, "FAIRLEAD_ADMIN_ADDR=" + admin,
 			"FAIRLEAD_TOPICS_FILE=" + s.path("rules.yaml"), "FAIRLEAD_AUTH=anonymous", "FAIRLEAD_ALLOW_ANONYMOUS=true",
 			"FAIRLEAD_LIMIT_FRAMES_PER_SECOND=0", "FAIRLEAD_LOG_FORMAT=text",
-		}
+		}, env...)
 	})
 }
 
@@ -167,7 +194,7 @@ func (s *site) target(g *child) Target {
 
 // close ends the processes and removes what nobody asked to keep.
 func (s *site) close() {
-	for _, c := range append(s.gateways, s.presence, s.replay, s.nats) {
+	for _, c := range append(append(s.gateways, s.limits...), s.presence, s.replay, s.nats) {
 		if c != nil {
 			c.kill()
 		}
@@ -179,7 +206,7 @@ func (s *site) close() {
 
 // children are the processes that run.
 func (s *site) children() (all []*child) {
-	for _, c := range append([]*child{s.nats, s.replay, s.presence}, s.gateways...) {
+	for _, c := range append(append([]*child{s.nats, s.replay, s.presence}, s.gateways...), s.limits...) {
 		if c != nil && !c.dead() {
 			all = append(all, c)
 		}

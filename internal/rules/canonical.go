@@ -85,7 +85,8 @@ type (
 		Shadow   bool   `json:"shadow"`
 	}
 	admissionJSON struct {
-		Classes map[string][]string `json:"classes"`
+		Connect *takeJSON      `json:"connect,omitempty"`
+		Classes map[string]any `json:"classes"`
 	}
 	bridgeJSON struct {
 		Channel string   `json:"channel"`
@@ -133,6 +134,10 @@ func (s *Set) seal() {
 		globs[i] = c.pattern.glob
 	}
 	s.calls = newLookup(globs)
+	s.classes = make(map[string]*Class, len(s.Classes))
+	for i := range s.Classes {
+		s.classes[s.Classes[i].Name] = &s.Classes[i]
+	}
 	s.canonical = encode(s.json())
 	sum := sha256.Sum256(s.canonical)
 	s.digest = hex.EncodeToString(sum[:])
@@ -153,7 +158,7 @@ func (s *Set) json() fileJSON {
 	f := fileJSON{
 		Topics:    []topicJSON{},
 		Limits:    make(map[string]limitJSON),
-		Admission: admissionJSON{Classes: make(map[string][]string)},
+		Admission: admissionJSON{Connect: s.Connect.json(), Classes: make(map[string]any)},
 		Bridges:   []bridgeJSON{},
 		Calls:     []callJSON{},
 		Groups:    []groupJSON{},
@@ -164,12 +169,8 @@ func (s *Set) json() fileJSON {
 	for _, l := range s.Limits {
 		f.Limits[l.Name] = limitJSON{l.Capacity, l.Refill, formatDuration(l.Per), formatDuration(l.Block), l.Key.String(), l.FailMode.String(), l.Shadow}
 	}
-	for _, c := range s.Classes {
-		shed := []string{}
-		for _, p := range c.Shed {
-			shed = append(shed, p.String())
-		}
-		f.Admission.Classes[c.Name] = shed
+	for i := range s.Classes {
+		f.Admission.Classes[s.Classes[i].Name] = s.Classes[i].json()
 	}
 	for _, b := range s.Bridges {
 		f.Bridges = append(f.Bridges, bridgeJSON(b))

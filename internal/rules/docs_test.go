@@ -70,9 +70,9 @@ func TestDocsShowTheBuiltinRules(t *testing.T) {
 
 func docsTables() string {
 	var b strings.Builder
-	for _, o := range []*object{file, topicObject, replayObject, presenceObject, cursorsObject, rateObject, takeObject, limitObject, admissionObject, bridgeObject, callObject, groupObject, testObject, asObject, claimsObject} {
+	for _, o := range []*object{file, topicObject, replayObject, presenceObject, cursorsObject, rateObject, takeObject, limitObject, admissionObject, classObject, topPublisherObject, bridgeObject, callObject, groupObject, testObject, asObject, claimsObject} {
 		title := "`" + o.title + "`"
-		if o == file || o == takeObject {
+		if o == file || o == takeObject || o == classObject {
 			title = o.title
 		}
 		fmt.Fprintf(&b, "\n### %s\n\n| key | value | left out | meaning |\n|---|---|---|---|\n", title)
@@ -96,6 +96,8 @@ func (f *field) docValue() string {
 		v = "a topic, `*`, `>`"
 	case kindTake:
 		v = "a name, or a mapping"
+	case kindClass:
+		v = "a list of: `" + strings.Join(pressureNames[:], "` `") + "`, or a mapping"
 	case kindDuration:
 		v = fmt.Sprintf("a duration, %s to %s", formatDuration(time.Duration(f.min)), formatDuration(time.Duration(f.max)))
 	case kindSize:

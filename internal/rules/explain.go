@@ -52,7 +52,10 @@ func (s *Set) explainTopic(w io.Writer, source string, n wire.Namespace, topic s
 	}
 	fmt.Fprintf(w, "\nsubject\t%s\nkept\t%s\nfrom\t%s\nslow\t%s\nclass\t%s\nrate\t%s\n",
 		subject, t.keeps(n), yesNo(t.From, "messages show who published them", "messages do not show who published them"),
-		t.Slow, t.Class, t.PublishRate.words("publish"))
+		t.Slow, s.Class(t.Class).words(), t.PublishRate.words("publish"))
+	if s.Connect.Limit != "" {
+		fmt.Fprintf(w, "before it\t%s\n", s.Connect.words("new connection"))
+	}
 }
 
 func (s *Set) rights(w io.Writer, c Caller, name string, rights ...Right) {

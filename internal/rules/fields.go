@@ -20,6 +20,7 @@ const (
 	kindEnum
 	kindObject
 	kindTake   // the name of a limit, or {limit, cost}
+	kindClass  // a list of reasons, or {reasons, clusterTopPublisher}
 	kindScalar // text, number or boolean, kept as text
 	kindAny    // not looked at
 )
@@ -139,8 +140,18 @@ var limitObject = &object{title: "limits.NAME", fields: []field{
 }}
 
 var admissionObject = &object{title: "admission", fields: []field{
-	{name: "classes", kind: kindEnum, keyed: true, list: true, enum: pressureNames[:], def: "critical: [MEMORY], normal: [MEMORY, PUBLISH_RATE], background: [MEMORY, PUBLISH_RATE, SUBSCRIBERS]",
-		doc: "for which pressures a class is shed; these three are always there, a file changes them or adds to them"},
+	{name: "connect", kind: kindTake, def: "no limit", doc: "the limit that a new connection takes from: its name, or `{limit: arrivals, cost: 3}`; one whose `key` is `user`, `address` or `given`"},
+	{name: "classes", kind: kindClass, keyed: true, def: "critical: [MEMORY], normal: [MEMORY], background: [MEMORY, PUBLISH_RATE, SUBSCRIBERS]",
+		doc: "for which pressures of a gateway the messages of a class are shed; these three are always there, a file changes them or adds to them"},
+}}
+
+var classObject = &object{title: "admission.classes.NAME as an object", fields: []field{
+	{name: "reasons", kind: kindEnum, list: true, enum: pressureNames[:], def: "[]", doc: "as in the list"},
+	{name: "clusterTopPublisher", kind: kindObject, of: topPublisherObject, def: "no bound", doc: "sheds the messages of a topic that is published to too fast"},
+}}
+
+var topPublisherObject = &object{title: "clusterTopPublisher", fields: []field{
+	{name: "threshold", kind: kindCount, required: true, min: 1, max: maxCount, doc: "messages a second by the clients of all gateways, from which on the topic's are shed"},
 }}
 
 var bridgeObject = &object{title: "bridges", fields: []field{

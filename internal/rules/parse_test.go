@@ -94,10 +94,11 @@ func TestParseExample(t *testing.T) {
 			{Name: "messages", Capacity: 20, Refill: 10, Per: time.Second},
 		},
 		Classes: []Class{
-			{"background", []Pressure{Memory, PublishRate, Subscribers}},
-			{"critical", []Pressure{Memory}},
-			{"idle", []Pressure{}},
-			{"normal", []Pressure{Memory, PublishRate}},
+			{Name: "background", Shed: []Pressure{Memory, PublishRate, Subscribers}, TopPublisher: 5000},
+			{Name: "critical", Shed: []Pressure{Memory}},
+			{Name: "idle", Shed: []Pressure{}},
+			{Name: "loud", Shed: []Pressure{}, TopPublisher: 1},
+			{Name: "normal", Shed: []Pressure{Memory, PublishRate}},
 		},
 		Bridges: []Bridge{{"table_changes", []string{"db.>"}}},
 		Calls: []*Call{

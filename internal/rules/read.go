@@ -22,6 +22,7 @@ func readSet(m *mapping, mode Mode) *Set {
 	slices.SortFunc(s.Limits, func(a, b *Limit) int { return cmp.Compare(a.Name, b.Name) })
 	if a := m.sect("admission"); a != nil {
 		readClasses(a, s)
+		s.Connect = readConnect(a, s)
 	}
 	topics := m.sections("topics")
 	for _, t := range topics {
@@ -175,40 +176,14 @@ func readLimit(m *mapping, name string) *Limit {
 	}
 }
 
-func builtinClasses() []Class {
-	return []Class{
-		{"background", []Pressure{Memory, PublishRate, Subscribers}},
-		{"critical", []Pressure{Memory}},
-		{"normal", []Pressure{Memory, PublishRate}},
+// readConnect reads what a connection takes. It is nobody's second one and about
+// no topic, so a limit that counts by those would let everybody in.
+func readConnect(m *mapping, s *Set) Take {
+	take := m.take("connect", s)
+	if limit := s.Limit(take.Limit); limit != nil && (limit.Key == KeyConnection || limit.Key == KeyTopic) {
+		m.bad("connect", "a limit whose key is user, address or given; %s has the key %s", limit.Name, limit.Key)
 	}
-}
-
-func readClasses(m *mapping, s *Set) {
-	f := admissionObject.field("classes")
-	m.keys("classes", func(name string, n ast.Node, path string) {
-		if !plainName(name, maxName) {
-			m.r.problem(n, path, "the name of a class is 1-%d characters of [A-Za-z0-9_-]", maxName)
-		}
-		class := Class{Name: name, Shed: []Pressure{}}
-		for _, text := range m.r.texts(n, path, f) {
-			p := Pressure(slices.Index(pressureNames[:], text))
-			if !slices.Contains(class.Shed, p) {
-				class.Shed = append(class.Shed, p)
-			}
-		}
-		slices.Sort(class.Shed)
-		s.Classes = slices.DeleteFunc(s.Classes, func(c Class) bool { return c.Name == name })
-		s.Classes = append(s.Classes, class)
-	})
-	slices.SortFunc(s.Classes, func(a, b Class) int { return cmp.Compare(a.Name, b.Name) })
-}
-
-func classNames(s *Set) []string {
-	names := make([]string, len(s.Classes))
-	for i, c := range s.Classes {
-		names[i] = c.Name
-	}
-	return names
+	return take
 }
 
 func readCall(m *mapping, s *Set, mode Mode) *Call {

@@ -240,6 +240,8 @@ func (f *field) schemaOfOne() map[string]any {
 		return schemaOf(f.of)
 	case kindTake:
 		return map[string]any{"anyOf": []any{map[string]any{"type": "string"}, schemaOf(takeObject)}}
+	case kindClass:
+		return map[string]any{"anyOf": []any{classObject.field("reasons").schema(), schemaOf(classObject)}}
 	case kindScalar:
 		return map[string]any{"type": []string{"string", "number", "boolean"}}
 	}

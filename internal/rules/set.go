@@ -14,6 +14,7 @@ type Set struct {
 	Groups   []*Group // likewise
 	Limits   []*Limit // by name
 	Classes  []Class  // admission classes by name
+	Connect  Take     // what each new connection takes
 	Bridges  []Bridge
 	Tests    []Test   // what the file expects of itself
 	Warnings Problems // what is allowed and yet hardly meant
@@ -21,14 +22,9 @@ type Set struct {
 	topics    lookup
 	calls     lookup
 	limits    map[string]*Limit
+	classes   map[string]*Class
 	canonical []byte
 	digest    string
-}
-
-// Class is an admission class and the reasons for which it is shed.
-type Class struct {
-	Name string
-	Shed []Pressure
 }
 
 // Topic returns the rule that governs topic, nil where none does: such a topic

@@ -37,6 +37,8 @@ func (f *field) allowed() string {
 		return "a mapping with the keys " + known(f.of)
 	case kindTake:
 		return "the name of a limit, or a mapping with the keys " + known(takeObject)
+	case kindClass:
+		return "a list of " + classObject.field("reasons").allowed() + ", or a mapping with the keys " + known(classObject)
 	case kindScalar:
 		return "text, a number or true or false"
 	case kindText:

@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/telemetry"
 	"github.com/fairlead-io/fairlead/services/gateway"
 	"github.com/fairlead-io/fairlead/services/presence"
+	"github.com/fairlead-io/fairlead/services/ratelimit"
 	"github.com/fairlead-io/fairlead/services/replay"
 )
 
@@ -28,9 +29,10 @@ type Config struct {
 	Telemetry *telemetry.Telemetry // providers that are nil measure and trace nothing
 	Version   string
 
-	Gateway  *gateway.Config  // nil, like the next two: the process has none
-	Replay   *replay.Config   //
-	Presence *presence.Config //
+	Gateway   *gateway.Config   // nil, like the next three: the process has none
+	Replay    *replay.Config    //
+	Presence  *presence.Config  //
+	Ratelimit *ratelimit.Config //
 
 	Listener net.Listener         // the gateway's; closed by Run
 	Mount    func(*http.ServeMux) // more handlers for it; may be nil
@@ -68,10 +70,19 @@ func New(cfg Config) (*Process, error) {
 		}
 		p.backs = append(p.backs, s.Run)
 	}
+	if cfg.Ratelimit != nil {
+		s, err := ratelimit.New(*cfg.Ratelimit, ratelimit.Deps{
+			NATS: cfg.NATS, Rules: cfg.Rules, Log: tel.Log, Version: cfg.Version, Meter: tel.MeterProvider, Tracer: tel.TracerProvider, Checks: &p.checks,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.backs = append(p.backs, s.Run)
+	}
 	if cfg.Gateway != nil {
 		deps := gateway.Deps{
 			NATS: cfg.NATS, Rules: cfg.Rules, Log: tel.Log, Trace: tel.Tracer("fairlead/gateway"),
-			Checks: &p.checks, Mount: cfg.Mount, Listener: cfg.Listener,
+			Checks: &p.checks, Mount: cfg.Mount, Listener: cfg.Listener, Version: cfg.Version,
 		}
 		if tel.MeterProvider != nil {
 			deps.Meter = tel.MeterProvider.Meter("fairlead/gateway")

@@ -1,5 +1,5 @@
 // Package fairleadtest runs the whole of Fairlead inside a Go test: a NATS server
-// with JetStream, gateways, the presence and the replay service, on ports of
+// with JetStream, gateways, the presence, the ratelimit and the replay service, on ports of
 // their own, in the test's process.
 //
 //	func TestOrders(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-io/fairlead/services/gateway"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 	"github.com/fairlead-io/fairlead/services/presence"
+	"github.com/fairlead-io/fairlead/services/ratelimit"
 	"github.com/fairlead-io/fairlead/services/replay"
 )
 
@@ -46,9 +47,10 @@ const secret = "the secret of fairleadtest, which is known to everybody"
 
 // settings are the configuration of the services of a stack.
 type settings struct {
-	Gateway  gateway.Config
-	Replay   replay.Config
-	Presence presence.Config
+	Gateway   gateway.Config
+	Replay    replay.Config
+	Presence  presence.Config
+	Ratelimit ratelimit.Config
 }
 
 // testDefaults are the settings that differ from production's.
@@ -109,6 +111,7 @@ func (o Options) read() (*settings, error) {
 	s.Gateway.Namespace, s.Gateway.Replicas, s.Gateway.Development = namespace, 1, true
 	s.Replay.Namespace, s.Replay.Replicas = namespace, 1
 	s.Presence.Namespace, s.Presence.Replicas = namespace, 1
+	s.Ratelimit.Namespace, s.Ratelimit.Replicas = namespace, 1
 	return &s, errors.Join(errs...)
 }
 

@@ -33,7 +33,7 @@ type core struct {
 	rules    []byte // nil: the built-in ones of dev
 	server   *natsdev.Server
 	log      *record
-	services *member // presence and replay
+	services *member // presence, ratelimit and replay
 
 	mu       sync.Mutex
 	gateways []*Gateway // guarded by mu
@@ -85,7 +85,7 @@ func Start(t testing.TB, o ...Options) *Stack {
 	for i, err := range failed {
 		switch {
 		case err != nil && i == 0:
-			t.Fatalf("fairleadtest: presence and replay: %v", err)
+			t.Fatalf("fairleadtest: presence, ratelimit and replay: %v", err)
 		case err != nil:
 			t.Fatalf("fairleadtest: gateway %d: %v", i-1, err)
 		}
@@ -103,7 +103,7 @@ func (s *core) startServices() error {
 		return err
 	}
 	s.services = &member{nats: link}
-	return s.services.run(s, suite.Config{Replay: &s.settings.Replay, Presence: &s.settings.Presence})
+	return s.services.run(s, suite.Config{Replay: &s.settings.Replay, Presence: &s.settings.Presence, Ratelimit: &s.settings.Ratelimit})
 }
 
 func (s *core) natsAddr() string { return hostOf(s.server.ClientURL()) }

@@ -1,5 +1,6 @@
 // The demo page: Ann and Bob, each with a client of their own, in one conversation; with ?user=… somebody else alone.
 import { confirm } from "./confirm.js";
+import { flood } from "./flood.js";
 import { FrameLog } from "./frames.js";
 import { Pane } from "./pane.js";
 import { second } from "./second.js";
@@ -35,5 +36,6 @@ if (guest) {
   serve(ann.client);
   ask(ann.client);
   kick(ann.client);
+  flood(ann.client);
   resume(ann.client, own);
 }
