@@ -22,6 +22,19 @@ func (g *Service) accept(w http.ResponseWriter, r *http.Request) {
 		g.refuseDraining(w)
 		return
 	}
+	if status, text := webSocket(r); status != 0 {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Sec-WebSocket-Version", webSocketVersion)
+		g.refuse(w, status, text, 0)
+		return
+	}
+	done := g.handshake.enter(r.Context())
+	if done == nil {
+		g.refuse(w, http.StatusServiceUnavailable, "too many connections are being opened", time.Second)
+		return
+	}
+	defer done()
 	if !speaks(r) {
 		g.refuse(w, http.StatusBadRequest, "unknown subprotocol: known is "+Subprotocol, 0)
 		return
@@ -66,6 +79,15 @@ func (g *Service) accept(w http.ResponseWriter, r *http.Request) {
 		}
 		c.identity.Store(id)
 	}
+	if err := c.admitConnect(r.Context()); err != nil { // last: what is refused for another reason takes nothing
+		g.connections.abandon(c.user(), key)
+		ms, never, _ := err.RetryAfterMs()
+		if never {
+			ms = 0
+		}
+		g.refuse(w, err.Code.HTTPStatus(), err.Message, time.Duration(ms)*time.Millisecond)
+		return
+	}
 	out, err := g.outbox.Upgrade(w, r, outbox.UpgradeOptions{Subprotocols: []string{Subprotocol}, Owner: c})
 	if err != nil {
 		g.metrics.refused.Add(1)
@@ -98,9 +120,14 @@ func speaks(r *http.Request) bool {
 func (g *Service) refuse(w http.ResponseWriter, status int, text string, retryAfter time.Duration) {
 	g.metrics.refused.Add(1)
 	if retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((retryAfter+time.Second-1)/time.Second)))
+		w.Header().Set("Retry-After", seconds(retryAfter))
 	}
 	http.Error(w, text, status)
+}
+
+// seconds is a wait as `Retry-After` has it, rounded up.
+func seconds(wait time.Duration) string {
+	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
 }
 
 func (g *Service) refuseDraining(w http.ResponseWriter) {

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 
-	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -12,8 +11,8 @@ import (
 func (r *roster) audit() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.auditing {
-		return
+	if r.auditing || !r.g.dependencies.presence.healthy() {
+		return // where it is not under way, it will be asked for again
 	}
 	r.auditing = r.g.mender.spawn(func(ctx context.Context) {
 		defer func() {
@@ -51,7 +50,7 @@ func (r *roster) compare(ctx context.Context, registry bool) error {
 	}
 	for part, listed := range byPart {
 		bounded, cancel := context.WithTimeout(ctx, joinWait)
-		found, err := bus.Call[wire.PresenceAudit, wire.PresenceAudited](bounded, r.g.requests, r.g.cfg.Namespace.Svc("presence", "audit"),
+		found, err := callService[wire.PresenceAudit, wire.PresenceAudited](bounded, r.g.dependencies.presence, r.g.requests, "audit",
 			wire.PresenceAudit{Gateway: r.g.id, Registry: registry, Part: part, Parts: parts, Sections: listed})
 		cancel()
 		if err != nil {

@@ -13,7 +13,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
-	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 	"github.com/fairlead-io/fairlead/services/gateway/outbox"
@@ -133,17 +132,17 @@ func (c *connection) call(f *wire.Frame) *wire.Error {
 		g.metrics.limited.Add(1)
 		return (&wire.Error{Code: wire.ResourceExhausted, Message: "too many calls outstanding on this connection"}).With("limit", limit)
 	}
-	if rule != nil { // last: what is refused for another reason costs nothing
-		if err := g.rates.take(set, rule.Rate, func(l *rules.Limit) string { return c.rateKeyOf(l, f.Method) }, time.Now()); err != nil {
-			c.mu.Unlock()
-			return err
-		}
-	}
 	if c.calls == nil {
 		c.calls = make(map[int64]*call, 1)
 	}
 	c.calls[f.ID] = k
 	c.mu.Unlock()
+	if rule != nil && rule.Rate.Limit != "" { // last: what is refused for another reason costs nothing
+		if err := c.spend(set, rule.Rate, f.Method, f.Key); err != nil {
+			c.forget(k)
+			return err
+		}
+	}
 
 	msg := c.callMessage(k, subject, f, time.Now().Add(timeout))
 	g.calls.mu.Lock()

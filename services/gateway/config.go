@@ -30,7 +30,14 @@ type Config struct {
 	GatewayLease time.Duration `env:"GATEWAY_LEASE, default=10s" help:"how long the users of a gateway that says nothing any more stay present; whole seconds"`
 	DrainDelay   time.Duration `env:"DRAIN_DELAY, default=0s" help:"SIGTERM: time between failing /readyz and the first drain frame, for load balancers to notice"`
 
-	Limits Limits `env:", prefix=LIMIT_"`
+	Limits    Limits    `env:", prefix=LIMIT_"`
+	Admission Admission `env:", prefix=ADMISSION_"`
+	Pressure  Pressure  `env:", prefix=PRESSURE_"`
+
+	// PressureEvery is how often the load is sampled (1s when 0). RatesEvery is
+	// how often a gateway shares what is published on it (5s when 0), RatesLife
+	// how long that counts for the others (12s when 0).
+	PressureEvery, RatesEvery, RatesLife time.Duration
 
 	// Namespace is the first token of every subject. It is shared by all
 	// services of a process, so cmd sets it.
@@ -69,6 +76,20 @@ type Limits struct {
 	PendingPerConnection  int           `env:"PENDING_PER_CONNECTION, default=1000" help:"calls of one connection without an answer, and requests to it; above it: RESOURCE_EXHAUSTED"`
 	FramesPerSecond       int           `env:"FRAMES_PER_SECOND, default=2000" help:"inbound frames of one connection, 0 = off (dev); above it: RESOURCE_EXHAUSTED"`
 	PublishTopics         int           `env:"PUBLISH_TOPICS_PER_CONNECTION, default=1000" help:"different topics that one connection may publish to; above it: RESOURCE_EXHAUSTED"`
+}
+
+// Admission bounds the handshakes. Zero switches a bound off.
+type Admission struct {
+	Upgrades          int `env:"UPGRADES, default=0" help:"requests upgraded at the same time, their authentication included, 0 = off; above it: 503"`
+	UpgradesPerSecond int `env:"UPGRADES_PER_SECOND, default=0" help:"requests upgraded in a second, 0 = off; above it they wait in line for up to a second; then 503"`
+}
+
+// Pressure says from which load on a gateway sheds messages, as the classes of
+// the rules have it. Zero switches a threshold off.
+type Pressure struct {
+	Memory      float64 `env:"MEMORY, default=0.85" help:"share of GOMEMLIMIT, or of the container's limit, in use: MEMORY, 0 = off"`
+	PublishRate int     `env:"PUBLISH_RATE, default=10000" help:"messages that the gateway's clients publish in a second: PUBLISH_RATE, 0 = off"`
+	Subscribers int     `env:"SUBSCRIBERS, default=50" help:"subscriptions for each connection, where there are at least 100: SUBSCRIBERS, 0 = off"`
 }
 
 // PayloadAction says what answers a frame over the limit. Each is also said on
@@ -122,5 +143,11 @@ func (c *Config) validate() error {
 	} {
 		bad(n.value >= n.from, "LIMIT_"+n.variable, n.value, fmt.Sprintf("at least %d", n.from))
 	}
+	a, p := &c.Admission, &c.Pressure
+	bad(a.Upgrades >= 0, "ADMISSION_UPGRADES", a.Upgrades, "at least 0")
+	bad(a.UpgradesPerSecond >= 0 && a.UpgradesPerSecond <= 1_000_000, "ADMISSION_UPGRADES_PER_SECOND", a.UpgradesPerSecond, "from 0 to 1000000")
+	bad(p.Memory >= 0 && p.Memory <= 1, "PRESSURE_MEMORY", p.Memory, "from 0 to 1")
+	bad(p.PublishRate >= 0, "PRESSURE_PUBLISH_RATE", p.PublishRate, "at least 0")
+	bad(p.Subscribers >= 0, "PRESSURE_SUBSCRIBERS", p.Subscribers, "at least 0")
 	return errors.Join(errs...)
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 	"github.com/fairlead-io/fairlead/services/gateway/outbox"
@@ -33,14 +34,17 @@ type connection struct {
 	topics    memberships
 	direct    []*member          // of the user's and the connection's own subjects
 	pending   []pendingSubscribe // of the array being read; settled together
-	published map[string]struct{}
+	published map[string]*topicCount
 	paging    chan struct{} // an element while a page of the past waits for room
 	unsettled bool          // published since a round trip on that NATS connection
 	frames    rateWindow
-	greeted   bool // hello has been answered, or an op has stood for it
+	hasty     time.Duration // by how much frames came too fast; the reader's alone
+	greeted   bool          // hello has been answered, or an op has stood for it
+	charged   bool          // it took what a new connection takes
 	parting   parting
 
 	identity atomic.Pointer[auth.Identity] // nil before hello
+	hearing  hearing
 
 	mu       sync.Mutex
 	closed   bool                   // guarded by mu, with the maps below
@@ -73,6 +77,7 @@ func (c *connection) run() {
 			c.out.Close(int(c.parting.code), c.parting.reason)
 		}
 		c.turn.Unlock()
+		c.hear()
 	}
 	for {
 		kind, data, err := c.out.Read()
@@ -87,11 +92,27 @@ func (c *connection) run() {
 		default:
 			c.receive(data)
 		}
+		c.breathe()
 	}
 }
 
+// mostBreath is for how long at a time a client that sends too much is not read.
+const mostBreath = 50 * time.Millisecond
+
+// breathe waits before the next frame is read, where the last ones came faster
+// than they may: what a client sends beyond its bound fills its own socket, and
+// does not take the time of others.
+func (c *connection) breathe() {
+	if c.hasty == 0 {
+		return
+	}
+	_ = clock.Sleep(c.g.connectContext, min(c.hasty, mostBreath)) // ends with the gateway
+	c.hasty = 0
+}
+
 // receive runs the ops of one WebSocket message, in order: none behind the moment
-// in which the gateway closes the connection.
+// in which the gateway closes the connection. What an operator wants done comes
+// between two of them.
 func (c *connection) receive(data []byte) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -100,6 +121,9 @@ func (c *connection) receive(data []byte) {
 		c.g.metrics.framesIn.Add(1)
 		if f.Op != wire.OpSubscribe {
 			c.settle()
+		}
+		if len(c.pending) == 0 { // each of many frames may wait for a decision
+			c.turn.yield()
 		}
 		if c.out.Leaving() {
 			return false

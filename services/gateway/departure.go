@@ -56,7 +56,7 @@ func (g *Service) farewell() {
 	ctx, cancel := context.WithTimeout(context.Background(), flushWait)
 	defer cancel()
 	g.groups.farewell(ctx)
-	if g.presenceHealth.answers() { // else the lease says it, by its end
+	if g.dependencies.presence.answers() { // else the lease says it, by its end
 		g.roster.wait(ctx)
 	}
 	longest := time.Duration(0)

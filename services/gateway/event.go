@@ -15,6 +15,7 @@ import (
 type eventBody struct {
 	Conn     *connection
 	User     string // of Conn when empty
+	Address  string // likewise
 	Code     int
 	Reason   string
 	Duration time.Duration
@@ -22,7 +23,10 @@ type eventBody struct {
 	Limit    string // limit.exceeded: which one
 	Observed int64
 	Allowed  int64
-	Queued   int // backpressure: bytes
+	Key      string // limit.exceeded: of the bucket, of a limit of the rules
+	Shadow   bool   // of a limit that only reports
+	Queued   int    // backpressure: bytes
+	What     string // breaker.*: the service
 }
 
 type eventJSON struct {
@@ -43,7 +47,10 @@ type eventJSON struct {
 	Limit       string `json:"limit,omitempty"`
 	Observed    int64  `json:"observed,omitempty"`
 	Allowed     int64  `json:"allowed,omitempty"`
+	Key         string `json:"key,omitempty"`
+	Shadow      bool   `json:"shadow,omitempty"`
 	QueuedBytes int    `json:"queuedBytes,omitempty"`
+	What        string `json:"what,omitempty"`
 }
 
 // event publishes a lifecycle event.
@@ -53,8 +60,8 @@ func (g *Service) event(what, rest string, b eventBody) {
 		return
 	}
 	e := eventJSON{
-		At: time.Now().UnixMilli(), Gateway: g.id, User: b.User, Code: b.Code, Reason: b.Reason,
-		DurationMs: b.Duration.Milliseconds(), Limit: b.Limit, Observed: b.Observed, Allowed: b.Allowed, QueuedBytes: b.Queued,
+		At: time.Now().UnixMilli(), Gateway: g.id, User: b.User, Address: b.Address, Code: b.Code, Reason: b.Reason, Key: b.Key, Shadow: b.Shadow,
+		DurationMs: b.Duration.Milliseconds(), Limit: b.Limit, Observed: b.Observed, Allowed: b.Allowed, QueuedBytes: b.Queued, What: b.What,
 	}
 	if c := b.Conn; c != nil {
 		e.Conn, e.Address, e.RequestID = c.id, c.address.String(), c.request

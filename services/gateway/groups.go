@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -106,7 +105,7 @@ func (gs *groups) exit(gr *group) {
 func askGroup[Rep any](ctx context.Context, g *Service, op string, req wire.GroupRequest) (Rep, error) {
 	ctx, cancel := context.WithTimeout(ctx, groupWait)
 	defer cancel()
-	return bus.Call[wire.GroupRequest, Rep](ctx, g.requests, g.cfg.Namespace.Svc("presence", "group."+op), req)
+	return callService[wire.GroupRequest, Rep](ctx, g.dependencies.presence, g.requests, "group."+op, req)
 }
 
 // load reads a group's entry, at a revision or later; 0 asks the bucket's

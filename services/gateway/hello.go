@@ -60,6 +60,8 @@ func (c *connection) hello(f *wire.Frame) *wire.Error {
 		members := c.introduce(interests, answered)
 		c.direct, c.topics = members[:len(own)], append(c.topics, members[len(own):]...)
 	}
+	// Holding nothing: it waits while all connections are told something.
+	c.inform()
 	if err := c.stands(); err != nil { // revoked before it could be found
 		c.fail(0, err)
 	}
@@ -141,6 +143,15 @@ func (c *connection) identify(id *auth.Identity) *wire.Error {
 	}
 	c.identity.Store(id)
 	c.join(id.Session)
+	ctx, cancel := deadline()
+	defer cancel()
+	if err := c.admitConnect(ctx); err != nil {
+		c.parting = parting{wire.CloseTooMany, "refused by the limit of new connections"}
+		if err.Code != wire.ResourceExhausted {
+			c.parting = parting{wire.CloseTryAgain, "nobody decided about the limit of new connections"}
+		}
+		return err
+	}
 	return nil
 }
 

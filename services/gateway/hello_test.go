@@ -357,3 +357,21 @@ func TestPureListenerHearsItsUser(t *testing.T) {
 		t.Errorf("a hello afterwards says %q", user)
 	}
 }
+
+// Who is told behind its greeting what is away holds no lock of others meanwhile.
+func TestAGreetingWaitsForNothingWithLocks(t *testing.T) {
+	r := startGateway(t, natsdev.Test(t))
+	ds := r.g.dependencies
+	ds.telling.Lock()
+	defer ds.telling.Unlock()
+	p := r.dial()
+	p.send(`{"op":"hello","id":1}`)
+	p.read()
+	eventually(t, "the index of attributes is free", func() bool {
+		free := r.g.attributes.mu.TryLock()
+		if free {
+			r.g.attributes.mu.Unlock()
+		}
+		return free
+	})
+}

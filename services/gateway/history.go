@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/fairlead-io/fairlead/internal/breaker"
 	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -20,6 +21,9 @@ const (
 	// replayPatience is how long a question that nobody can answer yet is asked
 	// again: a replica that starts, or a stream that elects a leader.
 	replayPatience = time.Second
+	// resumePatience is how long a service may have been away for a resume to wait
+	// for it: who resumes a moment too early has lost messages.
+	resumePatience = breaker.Delay + 500*time.Millisecond
 )
 
 // since asks the replay service for messages.
@@ -32,22 +36,31 @@ func (g *Service) since(ctx context.Context, req wire.ReplaySinceRequest) (*wire
 // askReplay asks the replay service. A question that nobody can answer yet is
 // asked again for a moment, and once more where no answer came in time: a
 // replica that dies takes the questions that it has with it, while another one
-// could have answered.
-func askReplay[Req, Rep any](ctx context.Context, g *Service, endpoint string, req Req) (Rep, error) {
+// could have answered. While the breaker says that there is none it fails at once;
+// to the breaker all that is one question.
+func askReplay[Req, Rep any](ctx context.Context, g *Service, endpoint string, req Req) (rep Rep, err error) {
+	d := g.dependencies.replay
 	ctx, cancel := context.WithTimeout(ctx, replayWait)
 	defer cancel()
-	subject := g.cfg.Namespace.Svc("replay", endpoint)
+	q, err := d.ask()
+	if err != nil {
+		return rep, err
+	}
+	defer func() { q.done(err) }()
+	ask := func(ctx context.Context) (Rep, error) {
+		return bus.Call[Req, Rep](ctx, g.reads, g.cfg.Namespace.Svc(d.what, endpoint), req)
+	}
 	began := time.Now()
 	once, stop := context.WithTimeout(ctx, replayTry)
 	defer stop()
 	for wait := mendPause; ; wait *= 2 {
-		rep, err := bus.Call[Req, Rep](once, g.reads, subject, req)
+		rep, err = ask(once)
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return rep, err
 		case time.Since(began) >= replayTry/2 && once.Err() != nil:
-			return bus.Call[Req, Rep](ctx, g.reads, subject, req)
-		case wire.CodeOf(err) != wire.Unavailable || time.Since(began)+wait > replayPatience || !g.link.up() || clock.Sleep(once, wait) != nil:
+			return ask(ctx)
+		case wire.CodeOf(err) != wire.Unavailable || wire.AsError(err).RetryAfter > 0 || !d.healthy() || time.Since(began)+wait > replayPatience || !g.link.up() || clock.Sleep(once, wait) != nil:
 			return rep, err
 		}
 	}
@@ -111,6 +124,8 @@ func (c *connection) history(f *wire.Frame) *wire.Error {
 	}
 	rule := c.g.rules.Current().Topic(f.Topic)
 	return c.ask(f, func(ctx context.Context) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*replayWait) // with those who are first
+		defer cancel()
 		page, err := c.g.past(ctx, req)
 		if err != nil {
 			return nil, err

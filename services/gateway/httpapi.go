@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/streams"
@@ -104,7 +105,22 @@ func (g *Service) httpPublish(w http.ResponseWriter, r *http.Request, prepare fu
 			wire.HeaderTrace: r.Header.Values(wire.HeaderTrace), wire.HeaderTraceState: r.Header.Values(wire.HeaderTraceState),
 		})
 		topic := r.PathValue("topic")
-		rule := g.rules.Current().Topic(topic)
+		set := g.rules.Current()
+		rule := set.Topic(topic)
+		if topic != "" && rule != nil {
+			if err := fits(rule, p.data); err != nil {
+				return err
+			}
+			count := g.top.counts.of(topic)
+			if err := g.admit(set, rule, topic, count, len(p.data)); err != nil {
+				return err
+			}
+			by := &taker{id: id, address: g.proxies.ClientAddress(r)}
+			if err := g.spend(r.Context(), by, set, rule.PublishRate, topic, r.Header.Get("Idempotency-Key")); err != nil {
+				return err
+			}
+			g.wasPublished(count, len(p.data))
+		}
 		if topic == "" || rule == nil || rule.Replay == nil {
 			return g.publish(ctx, p)
 		}
@@ -113,7 +129,7 @@ func (g *Service) httpPublish(w http.ResponseWriter, r *http.Request, prepare fu
 			err *wire.Error
 		}
 		stored := make(chan outcome, 1)
-		refused := g.storePublication(ctx, p, topic, r.Header.Get("Idempotency-Key"), rule.Replay, func(ack streams.Ack, err *wire.Error) {
+		refused := g.storePublication(ctx, p, topic, r.Header.Get("Idempotency-Key"), func(ack streams.Ack, err *wire.Error) {
 			stored <- outcome{ack, err}
 		})
 		if refused != nil {
@@ -135,6 +151,9 @@ func (g *Service) httpPublish(w http.ResponseWriter, r *http.Request, prepare fu
 	status := e.Code.HTTPStatus()
 	if e.Message == "body over the payload limit" {
 		status = http.StatusRequestEntityTooLarge
+	}
+	if ms, never, retries := e.RetryAfterMs(); retries && !never && (status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable) {
+		w.Header().Set("Retry-After", seconds(time.Duration(ms)*time.Millisecond))
 	}
 	w.WriteHeader(status)
 	w.Write(append(wire.AppendError([]byte(`{"error":`), e), '}'))

@@ -58,6 +58,8 @@ type interest struct {
 	idleSince time.Time
 	listed    bool // in its shard's idle list
 
+	subscribed *atomic.Int64 // counts the members of all topics and patterns; nil for other kinds
+
 	mu      sync.Mutex
 	members []*member      // guarded by mu, like the two below
 	trail   *trail         // nil: the topic is not replayed
@@ -123,6 +125,9 @@ func (in *interest) join(c *connection, first func()) *member {
 func (in *interest) enter(m *member) {
 	m.index = len(in.members)
 	in.members = append(in.members, m)
+	if in.subscribed != nil {
+		in.subscribed.Add(1)
+	}
 }
 
 // joinAll is [interest.join] for several interests, each there once: first runs
@@ -163,6 +168,9 @@ func (in *interest) exit(m *member) {
 	in.members[last] = nil
 	in.members = in.members[:last]
 	m.index = -1
+	if in.subscribed != nil {
+		in.subscribed.Add(-1)
+	}
 }
 
 // each calls fn for every member. fn must not block and must not join or leave.
@@ -187,6 +195,8 @@ func (in *interest) count() int {
 type hub struct {
 	seed   maphash.Seed
 	shards []*shardIndex
+
+	subscriptions atomic.Int64 // of connections to topics and patterns
 }
 
 type shardIndex struct {
@@ -218,6 +228,9 @@ func (h *hub) acquire(k kind, subject, topic string) (in *interest, made bool) {
 	in = s.interests[subject]
 	if in == nil {
 		in = &interest{kind: k, subject: subject, topic: topic, shard: h.shard(subject)}
+		if k == kindTopic || k == kindPattern {
+			in.subscribed = &h.subscriptions
+		}
 		in.setup.Lock()
 		s.interests[subject] = in
 		made = true

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/nats-io/nats.go"
@@ -279,6 +280,30 @@ func TestFramesPerSecond(t *testing.T) {
 		p.send(`{"op":"unsubscribe","id":200,"topic":"a"}`)
 		return p.reply().Error == nil
 	})
+}
+
+// Who sends too much is read no faster than it may send: each message beyond the
+// bound is answered, and what follows waits in the client's own socket.
+func TestWhoSendsTooMuchIsReadSlowly(t *testing.T) {
+	const perSecond = 100
+	r := startGateway(t, natsdev.Test(t), limited(func(l *Limits) { l.FramesPerSecond = perSecond }))
+	p := r.dial()
+	began := time.Now()
+	const frames = 5 * perSecond
+	for i := range frames {
+		p.send(fmt.Sprintf(`{"op":"unsubscribe","id":%d,"topic":"a"}`, i+1))
+	}
+	passed := 0
+	for range frames {
+		if p.reply().Error == nil {
+			passed++
+		}
+	}
+	// Of those beyond the first second's worth every other one finds a token, since
+	// each refusal waits for one.
+	if least := perSecond + (frames-perSecond)/3; passed < least {
+		t.Errorf("%d of %d frames passed in %s, want at least %d", passed, frames, time.Since(began), least)
+	}
 }
 
 // limitEvent reads what fl.event.limit.exceeded says.

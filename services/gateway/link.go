@@ -27,6 +27,8 @@ type link struct {
 	lost bool        // clients have been told so
 	away atomic.Bool // the same, for those who only look
 	ever bool        // it has been up once
+
+	since atomic.Pointer[time.Time] // when it last came back; nil: it never was lost
 }
 
 // up reports whether every connection is there.
@@ -34,6 +36,19 @@ func (l *link) up() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.ever && !l.lost && len(l.down) == 0
+}
+
+// settleFor is how long nobody is blamed for being away after NATS was: the
+// others need a moment to find it again, too.
+const settleFor = 3 * time.Second
+
+// settled returns when others count as having found NATS again.
+func (l *link) settled() time.Time {
+	since := l.since.Load()
+	if since == nil {
+		return time.Time{}
+	}
+	return since.Add(settleFor)
 }
 
 // disconnected notes that a connection is lost.
@@ -78,6 +93,10 @@ func (l *link) connected(nc *nats.Conn) {
 		return
 	}
 	back, first := l.lost, !l.ever
+	if back {
+		now := time.Now()
+		l.since.Store(&now)
+	}
 	l.lost, l.ever = false, true
 	l.away.Store(false)
 	l.mu.Unlock()

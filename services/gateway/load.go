@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -109,9 +108,7 @@ func (rs *rooms) read(ctx context.Context, w *watchedRoom) error {
 func (rs *rooms) readPage(ctx context.Context, req wire.PresenceListRequest) (wire.PresenceSections, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()
-	page, err := bus.Call[wire.PresenceListRequest, wire.PresenceSections](ctx, rs.g.reads, rs.g.cfg.Namespace.Svc("presence", "sections"), req)
-	rs.g.heardPresence(err)
-	return page, err
+	return callService[wire.PresenceListRequest, wire.PresenceSections](ctx, rs.g.dependencies.presence, rs.g.reads, "sections", req)
 }
 
 // questionAll has every room compared often for a while.
@@ -155,10 +152,9 @@ func (rs *rooms) look(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			if !rs.g.link.up() {
+			if !rs.g.link.up() || !rs.g.dependencies.presence.healthy() {
 				continue
 			}
-			rs.g.probePresence(ctx, now)
 			due := rs.toLook(now)
 			for len(due) > 0 && ctx.Err() == nil {
 				some := due[:min(len(due), digestsMost)]
@@ -192,8 +188,7 @@ func (rs *rooms) compare(ctx context.Context, some []*watchedRoom) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()
-	reply, err := bus.Call[wire.PresenceDigestsRequest, wire.PresenceDigests](bounded, rs.g.reads, rs.g.cfg.Namespace.Svc("presence", "digests"), req)
-	rs.g.heardPresence(err)
+	reply, err := callService[wire.PresenceDigestsRequest, wire.PresenceDigests](bounded, rs.g.dependencies.presence, rs.g.reads, "digests", req)
 	again := time.Now().Add(checkEvery)
 	for i, w := range some {
 		w.mu.Lock()

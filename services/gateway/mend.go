@@ -106,7 +106,7 @@ func (g *Service) mendTrail(ctx context.Context, in *interest) {
 			case failing.IsZero():
 				failing = time.Now() // the question itself may have taken long
 			}
-			if clock.Sleep(ctx, mendPause) != nil {
+			if clock.Sleep(ctx, min(max(mendPause, wire.AsError(err).RetryAfter), time.Second)) != nil {
 				return
 			}
 			continue

@@ -84,15 +84,17 @@ func (r *rig) awaitStream(name string) {
 	})
 }
 
-// outage is a gateway without a connection, for repairs under a clock of their
+// cutOff is a gateway without a connection, for repairs under a clock of their
 // own: minutes of waiting cost nothing.
-func outage(t *testing.T, reads *nats.Conn) *Service {
+func cutOff(t *testing.T, reads *nats.Conn) *Service {
 	t.Helper()
-	return &Service{
+	g := &Service{
 		cfg: Config{Namespace: "fl"}, log: slog.New(slog.DiscardHandler), reads: reads,
 		mender: newMender(t.Context()),
 		link:   &link{ever: true, down: map[*nats.Conn]bool{reads: true}},
 	}
+	g.dependencies = newDependencies(g)
+	return g
 }
 
 // back ends the outage.
@@ -106,7 +108,7 @@ func (g *Service) back() {
 // its stream can be read.
 func TestWildcardWaitsOutALongOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := outage(t, new(nats.Conn))
+		g := cutOff(t, new(nats.Conn))
 		closed := &closedStreams{JetStream: unmoved{end: 5}}
 		closed.closed.Store(true)
 		g.readStreams = closed
@@ -146,7 +148,7 @@ func TestWildcardWaitsOutALongOutage(t *testing.T) {
 // that an election may take, and looks again later.
 func TestWildcardGoesOnWithoutItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := outage(t, new(nats.Conn))
+		g := cutOff(t, new(nats.Conn))
 		closed := &closedStreams{}
 		closed.closed.Store(true)
 		g.readStreams = closed
@@ -183,7 +185,7 @@ func TestTopicWaitsOutALongOutage(t *testing.T) {
 	}
 	nc.Close() // every question fails at once
 	synctest.Test(t, func(t *testing.T) {
-		g := outage(t, nc)
+		g := cutOff(t, nc)
 		in := &interest{topic: "chat.a", trail: newTrail("FL_CHAT", 50, 0, &g.rings)}
 		in.trail.reset(at(5, 1000))
 		message := &nats.Msg{Subject: "fl.seq.chat.a", Data: []byte("1")}

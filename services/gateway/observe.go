@@ -66,6 +66,10 @@ func (g *Service) observe() error {
 	counter("ledger_hits_total", "Those that were in it.", m.ledgerHits.Load)
 	counter("ledger_refusals_total", "Keyed publishes refused because a ledger was full, behind or away.", m.ledgerRefusals.Load)
 	gauge("ring_bytes", "Recent messages of replayed topics held in memory.", g.rings.used.Load)
+	errs = append(errs, telemetry.GaugeBy(meter, "fairlead_gateway_breaker_state", "Whether a service is asked: 0 healthy, 1 probing, 2 broken.", "what",
+		func(observe func(string, int64)) {
+			g.dependencies.each(func(d *dependency) { observe(d.what, int64(d.breaker.State())) })
+		}))
 	gauge("presence_rooms_watched", "Topics whose presence a client watches.", func() int64 { return int64(g.rooms.size()) })
 	gauge("presence_members_local", "Users on topics by a connection of this gateway, counted once for each topic.", func() int64 { return int64(g.roster.size()) })
 	counter("presence_frames_sent_total", "Presence frames queued for connections.", m.presenceFrames.Load)
@@ -79,10 +83,8 @@ func (g *Service) observe() error {
 	counter("cursor_messages_sent_total", "Messages about cursors published for other gateways.", m.cursorMessages.Load)
 	counter("cursors_refused_total", "Cursors above the bound of a topic, of clients and of other gateways.", m.cursorRefusals.Load)
 	counter("calls_sent_total", "Calls sent to workers.", m.calls.Load)
-	counter("rate_refusals_total", "Calls refused by the `rate` of their rule.", g.rates.refused.Load)
-	counter("rate_shadows_total", "Those that a limit with `shadow` let pass.", g.rates.shadowed.Load)
-	gauge("rate_buckets", "Keys of limits whose use is remembered.", func() int64 { return int64(g.rates.size()) })
-	counter("rate_buckets_forgotten_total", "Those that had to make room for others before they were full again.", g.rates.forgotten.Load)
+	errs = append(errs, g.limiter.observe(meter))
+	errs = append(errs, g.observeAdmission(meter))
 	counter("client_requests_total", "Requests sent to clients.", m.requests.Load)
 	counter("answers_dropped_total", "Answers to requests of services that were too many to wait for NATS to take them.", g.answers.dropped.Load)
 	counter("late_replies_total", "Replies that nobody waited for.", m.lateReplies.Load)

@@ -29,6 +29,19 @@ func (g *Service) past(ctx context.Context, req wire.ReplaySinceRequest) (*wire.
 	return g.since(ctx, req)
 }
 
+// patient reads a page for who resumes. Where nobody was there it is asked for once
+// more: the service may have gone a moment ago, and be back in another one.
+func (g *Service) patient(ctx context.Context, req wire.ReplaySinceRequest) (*wire.ReplayPage, error) {
+	page, err := g.past(ctx, req)
+	if wire.CodeOf(err) != wire.Unavailable || !g.link.up() {
+		return page, err
+	}
+	if g.dependencies.replay.await(ctx); !g.dependencies.replay.healthy() {
+		return page, err
+	}
+	return g.past(ctx, req)
+}
+
 // missed returns what a client missed behind a position: hit says that the ring
 // has it, else it is in the page.
 func (g *Service) missed(ctx context.Context, in *interest, t *trail, p wire.Position) (page *wire.ReplayPage, hit bool, err error) {
@@ -42,6 +55,7 @@ func (g *Service) missed(ctx context.Context, in *interest, t *trail, p wire.Pos
 		g.metrics.ringHits.Add(1)
 		return nil, true, nil
 	}
+	g.dependencies.replay.await(ctx) // before it holds up others
 	select {
 	case t.reads <- struct{}{}:
 		defer func() { <-t.reads }()
@@ -52,7 +66,7 @@ func (g *Service) missed(ctx context.Context, in *interest, t *trail, p wire.Pos
 		g.metrics.ringHits.Add(1)
 		return nil, true, nil
 	}
-	page, err = g.past(ctx, wire.ReplaySinceRequest{Topic: in.topic, After: p.Seq, Ts: p.Ts, Limit: maxHistory})
+	page, err = g.patient(ctx, wire.ReplaySinceRequest{Topic: in.topic, After: p.Seq, Ts: p.Ts, Limit: maxHistory})
 	if err != nil {
 		return nil, false, err
 	}

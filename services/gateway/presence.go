@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 
-	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -324,7 +323,7 @@ func (c *connection) listPresence(f *wire.Frame) *wire.Error {
 	return c.ask(f, func(ctx context.Context) ([]byte, error) {
 		ctx, cancel := context.WithTimeout(ctx, loadWait)
 		defer cancel()
-		list, err := bus.Call[wire.PresenceListRequest, wire.PresenceList](ctx, c.g.reads, c.g.cfg.Namespace.Svc("presence", "list"), req)
+		list, err := callService[wire.PresenceListRequest, wire.PresenceList](ctx, c.g.dependencies.presence, c.g.reads, "list", req)
 		if err != nil {
 			return nil, err
 		}

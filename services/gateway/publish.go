@@ -35,7 +35,20 @@ type publication struct {
 // topic, when it is stored.
 func (c *connection) publish(f *wire.Frame) *wire.Error {
 	op, topic, id := f.Op.String(), f.Topic, f.ID
-	stored, err := c.publishOne(context.Background(), f.Topic, f.Event, f.Key, f.Data, f.NoEcho, func(ack streams.Ack, err *wire.Error) {
+	set := c.g.rules.Current()
+	m, err := c.prepare(set, f.Topic, f.Event, f.Key, f.Data)
+	if err != nil {
+		return err
+	}
+	if f.NoEcho {
+		m.exclude = c.id
+	}
+	if m.rule != nil && m.rule.PublishRate.Limit != "" {
+		if err := c.spend(set, m.rule.PublishRate, topic, f.Key); err != nil {
+			return err
+		}
+	}
+	stored, err := c.dispatch(context.Background(), &m, func(ack streams.Ack, err *wire.Error) {
 		if err != nil {
 			c.fail(id, err.With("op", op).With("topic", topic))
 			return
@@ -58,33 +71,62 @@ func appendStored(dst []byte, ack streams.Ack) []byte {
 	return dst
 }
 
-// publishOne publishes a message. Where it is to be stored it reports so, and
-// done is called once with the outcome; where it is not, or with an error, never.
-func (c *connection) publishOne(ctx context.Context, topic, event, key string, data []byte, noEcho bool, done func(streams.Ack, *wire.Error)) (stored bool, _ *wire.Error) {
-	if err := c.countPublishTopic(topic); err != nil {
-		return false, err
+// outgoing is a message of a client that may be published, and the rule of its
+// topic.
+type outgoing struct {
+	publication
+	to, key string
+	rule    *rules.Topic // nil: none
+	count   *topicCount
+	refused *wire.Error // of a batch: why it may not be published after all
+}
+
+// prepare says why a message may not be published, before it costs anything.
+func (c *connection) prepare(set *rules.Set, topic, event, key string, data []byte) (outgoing, *wire.Error) {
+	count, refused := c.countPublishTopic(topic)
+	if refused != nil {
+		return outgoing{}, refused
 	}
 	subject, err := c.g.cfg.Namespace.Topic(topic)
 	if err != nil {
-		return false, wire.AsError(err)
+		return outgoing{}, wire.AsError(err)
+	}
+	rule := set.Topic(topic)
+	if err := fits(rule, data); err != nil {
+		return outgoing{}, err
+	}
+	if err := c.g.admit(set, rule, topic, count, len(data)); err != nil {
+		return outgoing{}, err
 	}
 	p := publication{subject: subject, event: event, data: data, user: c.identity.Load().User, conn: c.id}
-	if noEcho {
-		p.exclude = c.id
-	}
+	return outgoing{publication: p, to: topic, key: key, rule: rule, count: count}, nil
+}
+
+// dispatch publishes a message. Where it is to be stored it reports so, and done
+// is called once with the outcome; where it is not, or with an error, never.
+func (c *connection) dispatch(ctx context.Context, m *outgoing, done func(streams.Ack, *wire.Error)) (stored bool, _ *wire.Error) {
 	c.unsettled = true
-	if rule := c.g.rules.Current().Topic(topic); rule != nil && rule.Replay != nil {
-		return true, c.g.storePublication(ctx, &p, topic, key, rule.Replay, done)
+	c.g.wasPublished(m.count, len(m.data))
+	if m.rule != nil && m.rule.Replay != nil {
+		return true, c.g.storePublication(ctx, &m.publication, m.to, m.key, done)
 	}
-	return false, wire.AsErrorOrNil(c.g.publish(context.Background(), &p))
+	return false, wire.AsErrorOrNil(c.g.publish(context.Background(), &m.publication))
+}
+
+// fits refuses data that is larger than what the topic's rule keeps.
+func fits(rule *rules.Topic, data []byte) *wire.Error {
+	if rule == nil || rule.Replay == nil {
+		return nil
+	}
+	if most := rule.Replay.MaxMessageBytes; most > 0 && int64(len(data)) > most {
+		return (&wire.Error{Code: wire.ResourceExhausted, Message: "data: larger than the topic's rule takes", RetryAfter: wire.Never}).
+			With("observed", len(data)).With("limit", most).With("outcome", "none")
+	}
+	return nil
 }
 
 // storePublication publishes into the stream of a replayed topic.
-func (g *Service) storePublication(ctx context.Context, p *publication, topic, key string, r *rules.Replay, done func(streams.Ack, *wire.Error)) *wire.Error {
-	if int64(len(p.data)) > r.MaxMessageBytes && r.MaxMessageBytes > 0 {
-		return (&wire.Error{Code: wire.ResourceExhausted, Message: "data: larger than the topic's rule takes", RetryAfter: wire.Never}).
-			With("observed", len(p.data)).With("limit", r.MaxMessageBytes).With("outcome", "none")
-	}
+func (g *Service) storePublication(ctx context.Context, p *publication, topic, key string, done func(streams.Ack, *wire.Error)) *wire.Error {
 	p.data = bytes.Clone(p.data) // it may be sent again, long after the frame is gone
 	msg := g.message(ctx, p)
 	if key == "" {
@@ -117,20 +159,23 @@ func (g *Service) own(ctx context.Context, ack streams.Ack, msg *nats.Msg) bool 
 	return sameSender(reply.Header, msg)
 }
 
-// countPublishTopic bounds to how many topics one connection publishes.
-func (c *connection) countPublishTopic(topic string) *wire.Error {
-	if _, ok := c.published[topic]; ok {
-		return nil
+// countPublishTopic returns what counts the messages of a topic, and bounds to
+// how many topics one connection publishes.
+func (c *connection) countPublishTopic(topic string) (*topicCount, *wire.Error) {
+	count, known := c.published[topic]
+	if known && !count.gone.Load() {
+		return count, nil
 	}
-	if limit := c.g.cfg.Limits.PublishTopics; len(c.published) >= limit {
+	if limit := c.g.cfg.Limits.PublishTopics; !known && len(c.published) >= limit {
 		c.g.metrics.limited.Add(1)
-		return (&wire.Error{Code: wire.ResourceExhausted, Message: "too many different topics published by this connection", RetryAfter: wire.Never}).With("limit", limit)
+		return nil, (&wire.Error{Code: wire.ResourceExhausted, Message: "too many different topics published by this connection", RetryAfter: wire.Never}).With("limit", limit)
 	}
 	if c.published == nil {
-		c.published = make(map[string]struct{}, 1)
+		c.published = make(map[string]*topicCount, 1)
 	}
-	c.published[topic] = struct{}{}
-	return nil
+	count = c.g.top.counts.of(topic)
+	c.published[topic] = count
+	return count, nil
 }
 
 // batch publishes several messages; each has its own result. Atomic stores all
@@ -142,6 +187,16 @@ func (c *connection) batch(f *wire.Frame) *wire.Error {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupsWait)
 	defer cancel()
 	b := &results{c: c, id: f.ID, parts: make([][]byte, len(f.Messages)), left: len(f.Messages) + 1}
+	set := c.g.rules.Current()
+	ready := make([]outgoing, len(f.Messages))
+	for i, m := range f.Messages {
+		err := wire.AsErrorOrNil(c.g.authorizer.AuthorizeMessage(context.Background(), c.identity.Load(), m.Topic))
+		if err == nil {
+			ready[i], err = c.prepare(set, m.Topic, m.Event, m.Key, m.Data)
+		}
+		ready[i].refused = err
+	}
+	c.spendEach(set, ready)
 	for i, m := range f.Messages {
 		if c.out.Leaving() { // nobody hears the results
 			return nil
@@ -150,11 +205,11 @@ func (c *connection) batch(f *wire.Frame) *wire.Error {
 			part := append(wire.AppendError([]byte(`{"error":`), err.With("op", "batch").With("topic", m.Topic)), '}')
 			b.set(i, part)
 		}
-		if err := wire.AsErrorOrNil(c.g.authorizer.AuthorizeMessage(context.Background(), c.identity.Load(), m.Topic)); err != nil {
+		if err := ready[i].refused; err != nil {
 			refuse(err)
 			continue
 		}
-		stored, err := c.publishOne(ctx, m.Topic, m.Event, m.Key, m.Data, false, func(ack streams.Ack, err *wire.Error) {
+		stored, err := c.dispatch(ctx, &ready[i], func(ack streams.Ack, err *wire.Error) {
 			if err != nil {
 				refuse(err)
 				return
@@ -219,23 +274,35 @@ func (c *connection) batchAtomic(f *wire.Frame) *wire.Error {
 		return wire.InvalidField("messages", "at least one")
 	}
 	var rule *rules.Topic
-	msgs := make([]*nats.Msg, len(f.Messages))
+	set := g.rules.Current()
+	cost := &sums{set: set, by: c.taker()}
+	msgs, counts := make([]*nats.Msg, len(f.Messages)), make([]*topicCount, len(f.Messages))
+	var shed *wire.Error // of the first that is; the others count as offered all the same
+	var meter *classMeter
+	var passed int64
 	for i, m := range f.Messages {
 		if err := wire.AsErrorOrNil(g.authorizer.AuthorizeMessage(context.Background(), c.identity.Load(), m.Topic)); err != nil {
 			return err.With("topic", m.Topic)
 		}
-		if err := c.countPublishTopic(m.Topic); err != nil {
-			return err
+		var refused *wire.Error
+		if counts[i], refused = c.countPublishTopic(m.Topic); refused != nil {
+			return refused
 		}
-		r := g.rules.Current().Topic(m.Topic)
+		r := set.Topic(m.Topic)
 		if r == nil || r.Replay == nil || rule != nil && r != rule {
 			return wire.Errorf(wire.FailedPrecondition, "atomic: needs one replayed rule for all topics of the batch").With("outcome", "none")
 		}
 		rule = r
-		if most := r.Replay.MaxMessageBytes; most > 0 && int64(len(m.Data)) > most {
-			return (&wire.Error{Code: wire.ResourceExhausted, Message: "data: larger than the topic's rule takes", RetryAfter: wire.Never}).
-				With("observed", len(m.Data)).With("limit", most).With("outcome", "none")
+		if err := fits(r, m.Data); err != nil {
+			return err
 		}
+		of, over := g.sheds(set, r, m.Topic, counts[i], len(m.Data))
+		if meter = of; over == nil {
+			passed++
+		} else if shed == nil {
+			shed = over.With("topic", m.Topic)
+		}
+		cost.add(r.PublishRate, m.Topic, m.Key)
 		subject, err := g.cfg.Namespace.Topic(m.Topic)
 		if err != nil {
 			return wire.AsError(err)
@@ -246,10 +313,26 @@ func (c *connection) batchAtomic(f *wire.Frame) *wire.Error {
 			msgs[i].Header[wire.HeaderMsgID] = []string{streams.MessageID(m.Topic, user, m.Key, 0)}
 		}
 	}
+	switch {
+	case shed != nil:
+		g.admission.offered.Add(passed)
+		return shed
+	case meter != nil:
+		meter.accepted.Add(passed)
+	}
+	if len(cost.asks) > wire.MaxLimitTakes {
+		return wire.Errorf(wire.FailedPrecondition, "atomic: takes from more than %d buckets of limits", wire.MaxLimitTakes).With("outcome", "none")
+	}
 	c.unsettled = true
 	return c.ask(f, func(ctx context.Context) ([]byte, error) {
 		ctx, cancel := context.WithTimeout(ctx, ackWait)
 		defer cancel()
+		if err := g.spendAll(ctx, cost); err != nil {
+			return nil, err
+		}
+		for i, msg := range msgs {
+			g.wasPublished(counts[i], len(msg.Data))
+		}
 		found, ack, err := g.commitOnce(ctx, msgs, g.remember(rule, msgs))
 		if err != nil {
 			return nil, err

@@ -8,7 +8,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -104,7 +103,7 @@ func (g *Service) compareSome(ctx context.Context, some []*interest) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, replayWait)
 	defer cancel()
-	reply, err := bus.Call[wire.ReplayHeadsRequest, wire.ReplayHeads](bounded, g.reads, g.cfg.Namespace.Svc("replay", "heads"), req)
+	reply, err := callService[wire.ReplayHeadsRequest, wire.ReplayHeads](bounded, g.dependencies.replay, g.reads, "heads", req)
 	if err != nil || len(reply.Heads) != len(some) {
 		retry := time.Now().Add(followUp)
 		for _, in := range some {

@@ -65,7 +65,8 @@ func (g *Service) prepare(ctx context.Context, in *interest, p *pendingSubscribe
 	var page *wire.ReplayPage
 	var err error
 	if p.last > 0 {
-		page, err = g.past(ctx, wire.ReplaySinceRequest{Topic: in.topic, Last: p.last})
+		g.dependencies.replay.await(ctx)
+		page, err = g.patient(ctx, wire.ReplaySinceRequest{Topic: in.topic, Last: p.last})
 	} else {
 		var hit bool
 		if page, hit, err = g.missed(ctx, in, t, p.after); hit {

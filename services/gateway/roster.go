@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
@@ -87,6 +86,9 @@ func (r *roster) change(topic, user string, fn func(*section) bool, conn string,
 	}
 	r.settle(s)
 	r.flush()
+	if done != nil && r.resting && !r.g.dependencies.presence.healthy() {
+		r.giveUp(time.Now())
+	}
 	r.mu.Unlock()
 }
 
@@ -174,13 +176,18 @@ func (r *roster) next() (batch []*section) {
 	return batch
 }
 
-// giveUp tells who has waited for their section's turn for too long; mu is held.
+// giveUp tells who has waited for their section's turn for too long, which is at
+// all while the service does not answer; mu is held.
 func (r *roster) giveUp(now time.Time) {
+	wait, why := joinWait, unavailable("too much is to be stored, or JetStream is away")
+	if d := r.g.dependencies.presence; !d.healthy() {
+		wait, why = 0, d.breaker.Refusal()
+	}
 	for _, s := range r.asked {
-		if !s.queued || len(s.waiting) == 0 || now.Sub(s.waiting[0].since) < joinWait {
+		if !s.queued || len(s.waiting) == 0 || now.Sub(s.waiting[0].since) < wait {
 			continue
 		}
-		for _, tell := range r.refused(s, s.version, unavailable("too much is to be stored, or JetStream is away")) {
+		for _, tell := range r.refused(s, s.version, why) {
 			r.g.mender.spawn(func(context.Context) { tell() }) // not under the lock
 		}
 		r.settle(s)
@@ -191,11 +198,10 @@ func (r *roster) giveUp(now time.Time) {
 func (r *roster) put(ctx context.Context, batch []*section, req wire.PresencePut) {
 	ctx, cancel := context.WithTimeout(ctx, putTry)
 	defer cancel()
-	reply, err := bus.Call[wire.PresencePut, wire.PresencePutReply](ctx, r.g.requests, r.g.cfg.Namespace.Svc("presence", "put"), req)
+	reply, err := callService[wire.PresencePut, wire.PresencePutReply](ctx, r.g.dependencies.presence, r.g.requests, "put", req)
 	if err == nil && len(reply.Results) != len(batch) {
 		err = wire.Errorf(wire.Internal, "an answer of the presence service with %d results for %d sections", len(reply.Results), len(batch))
 	}
-	r.g.heardPresence(err)
 	var tell []func()
 	var stored []ownSection
 	r.mu.Lock()

@@ -46,6 +46,7 @@ func TestJoinsWithoutALeaseLeaveNothingBehind(t *testing.T) {
 // of the newest connections of a user, however many there are.
 func TestWhatIsSaidFirst(t *testing.T) {
 	g := &Service{}
+	g.dependencies = newDependencies(g)
 	ro := newRoster(g)
 	ro.resting = true // nothing is sent
 	put := func(topic, user string, done func(uint64, *wire.Error)) {

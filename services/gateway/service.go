@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
+	"github.com/fairlead-io/fairlead/internal/limits"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/internal/streams"
 	"github.com/fairlead-io/fairlead/internal/telemetry"
@@ -41,6 +42,7 @@ type Deps struct {
 	Mount  func(*http.ServeMux) // more handlers for the public listener; may be nil
 	// Listener takes the place of one on Config.Addr; it is closed by Run.
 	Listener net.Listener
+	Version  string // shown by discovery
 }
 
 // Service is a gateway.
@@ -61,7 +63,10 @@ type Service struct {
 	connections *connections
 	calls       *calls
 	answers     *answers
-	rates       *rates
+	limiter     *limiter
+	handshake   *handshake
+	admission   *admission
+	top         *top
 	fanout      *fanout
 	sent        *liveness // of what was published
 	link        *link
@@ -87,14 +92,15 @@ type Service struct {
 
 	tracer telemetry.Tracer
 
-	roster         *roster
-	departures     *departures
-	rooms          *rooms
-	groups         *groups
-	cursors        *cursors
-	lease          *lease
-	leaseOf        atomic.Pointer[lease] // the same, for hooks of its connection
-	presenceHealth presenceHealth
+	roster       *roster
+	departures   *departures
+	rooms        *rooms
+	groups       *groups
+	cursors      *cursors
+	topServed    *bus.Served // the endpoints of top
+	lease        *lease
+	leaseOf      atomic.Pointer[lease] // the same, for hooks of its connection
+	dependencies *dependencies
 
 	attributes  *attributeIndex[*connection]
 	matching    chan *nats.Msg // what came on fl.match
@@ -124,7 +130,6 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		connections: newConnections(),
 		calls:       newCalls(),
 		answers:     newAnswers(),
-		rates:       newRates(),
 		lost:        make(chan struct{}, 1),
 		acks:        newAcks(),
 		batches:     make(chan struct{}, batchesAtOnce),
@@ -136,7 +141,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	g.roster, g.rooms, g.groups = newRoster(g), newRooms(g), newGroups(g)
 	g.departures, g.cursors = newDepartures(g.roster), newCursors(g)
+	g.dependencies = newDependencies(g)
 	g.log = deps.Log.With("service", "gateway", "gateway", g.id)
+	g.limiter = newLimiter(g.log, func() bool { return g.link.up() }, g.limitExceeded)
+	g.limiter.guard = g.dependencies.ratelimit.breaker
+	g.dependencies.ratelimit.decided = g.limiter.pulse.answeredSince
+	g.handshake, g.admission, g.top = newHandshake(cfg.Admission), newAdmission(), newTop(g)
 	var errs []error
 	var err error
 	g.auth, err = auth.New(auth.Config{
@@ -206,7 +216,12 @@ func (g *Service) Run(ctx context.Context) error {
 	}
 	g.streams = streams.Store{JetStream: js, Namespace: g.cfg.Namespace, Replicas: g.cfg.Replicas}
 	if err := errors.Join(g.acks.subscribe(g.requests), g.watchStreams(), g.calls.subscribe(g.requests), g.fanout.subscribeProbes(g.cfg.Namespace, g.id),
-		g.fanout.subscribeInboxes(), g.subscribeMatch(), g.subscribeControl()); err != nil {
+		g.fanout.subscribeInboxes(), g.subscribeMatch(), g.subscribeControl(), g.top.subscribe(g.requests)); err != nil {
+		return errors.Join(err, g.closeLink(work))
+	}
+	client := limits.NewClient(limits.Config{NATS: g.requests, Namespace: g.cfg.Namespace, Log: g.log, Remember: true})
+	g.limiter.service, g.limiter.counts = client, client.Counts
+	if g.topServed, err = g.top.serve(g.requests); err != nil {
 		return errors.Join(err, g.closeLink(work))
 	}
 	g.link.connected(nil)
@@ -235,16 +250,20 @@ func (g *Service) Run(ctx context.Context) error {
 	background(g.departures.run)
 	background(g.rooms.run)
 	background(g.rooms.look)
+	background(g.dependencies.run)
 	background(g.groups.run)
 	background(g.cursors.run)
 	background(g.cursors.look)
 	background(g.runMatch)
+	background(g.watchPressure)
+	background(g.top.run)
 	background(g.followRevoked)
 	background(g.keepRevoked)
 	for _, queue := range g.controls.queues() {
 		background(func(ctx context.Context) { g.controls.run(ctx, queue) })
 	}
 	background(func(ctx context.Context) { g.acks.run(ctx, g) })
+	group.Go(func() error { return client.Run(work) })
 	group.Go(func() error { return g.outbox.Run(work) })
 	group.Go(func() error { return g.auth.Run(work) })
 
@@ -294,6 +313,7 @@ func (g *Service) stop(server *http.Server, gone <-chan struct{}) error {
 	g.connections.each(func(c *connection) { c.out.Abort() })
 	<-gone
 	g.cursors.farewell()
+	g.top.stop(g.topServed)
 	g.farewell()
 	return errors.Join(err, g.closeLink(context.Background()))
 }

@@ -45,6 +45,17 @@ func (t *turn) lock(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// yield lets those have the turn that wait for it, and takes it again behind them.
+func (t *turn) yield() {
+	t.mu.Lock()
+	alone := len(t.waiting) == 0
+	t.mu.Unlock()
+	if !alone {
+		t.Unlock()
+		t.Lock()
+	}
+}
+
 // Unlock passes the turn on to whoever waits longest.
 func (t *turn) Unlock() {
 	t.mu.Lock()

@@ -95,3 +95,29 @@ func BenchmarkTurn(b *testing.B) {
 		turn.Unlock()
 	}
 }
+
+// Who has the turn for long lets others have it in between.
+func TestTurnYields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turn turn
+		turn.Lock()
+		turn.yield() // nobody waits
+		had := false
+		var other sync.WaitGroup
+		other.Go(func() {
+			turn.Lock()
+			had = true
+			turn.Unlock()
+		})
+		synctest.Wait()
+		turn.yield()
+		if !had {
+			t.Error("who waited did not have it")
+		}
+		turn.Unlock()
+		other.Wait()
+		if turn.taken {
+			t.Error("it is not free afterwards")
+		}
+	})
+}

@@ -22,7 +22,7 @@ import (
 // not have is read from the archive, which must have come to the seam.
 type archived struct {
 	*stream
-	archive *archive.Archive
+	archive *postgres
 	counts  *archiveCounts
 }
 

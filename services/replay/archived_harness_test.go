@@ -77,7 +77,7 @@ func openArchived(t *testing.T, url string) *archivedLog {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.Close)
-	l.archived = &archived{stream: log, archive: a, counts: &archiveCounts{}}
+	l.archived = &archived{stream: log, archive: newPostgres(a, nil), counts: &archiveCounts{}}
 	l.copy()
 	l.eventually("the archive is there", func() bool {
 		_, err := a.Copied(t.Context(), l.name)
@@ -88,7 +88,7 @@ func openArchived(t *testing.T, url string) *archivedLog {
 
 // copy runs a copier until stop is called.
 func (l *archivedLog) copy() {
-	c := archive.NewCopier(archive.CopierConfig{Archive: l.archived.archive, JetStream: l.js, Stream: l.name, Namespace: "fl", Log: discard})
+	c := archive.NewCopier(archive.CopierConfig{Archive: l.archived.archive.archive, JetStream: l.js, Stream: l.name, Namespace: "fl", Log: discard})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()

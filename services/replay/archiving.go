@@ -19,7 +19,7 @@ import (
 // archiving is what a replica needs to keep the archives of its streams. The
 // zero value keeps none.
 type archiving struct {
-	archive *archive.Archive    // nil: no database is configured
+	archive *postgres           // nil: no database is configured
 	js      jetstream.JetStream // of a connection of its own: copiers carry whole streams
 	counts  archiveCounts
 	missing atomic.Int64 // rules that ask for an archive where there is no database
@@ -68,7 +68,7 @@ func (s *Service) unarchived(set *rules.Set) {
 // copier returns the copier of a stream, and the log that reads what it copied.
 func (s *Service) copier(log *stream) (*archive.Copier, Log) {
 	c := archive.NewCopier(archive.CopierConfig{
-		Archive: s.archiving.archive, JetStream: s.archiving.js, Stream: log.name, Namespace: s.cfg.Namespace,
+		Archive: s.archiving.archive.archive, JetStream: s.archiving.js, Stream: log.name, Namespace: s.cfg.Namespace,
 		Log: s.slog, Counts: &s.archiving.counts.copiers,
 	})
 	return c, &archived{stream: log, archive: s.archiving.archive, counts: &s.archiving.counts}
@@ -92,6 +92,9 @@ func (s *Service) cleanArchives(ctx context.Context) {
 	for wait := rand.N(worryEvery); clock.Sleep(ctx, wait) == nil; wait = janitorEvery/2 + rand.N(janitorEvery) {
 		logs, _ := s.archives()
 		for _, log := range logs {
+			if !log.archive.healthy() {
+				break // nobody waits for it
+			}
 			n, err := log.clean(ctx)
 			s.archiving.counts.cleaned.Add(n)
 			if err != nil && ctx.Err() == nil {
@@ -105,11 +108,11 @@ func (s *Service) cleanArchives(ctx context.Context) {
 // clean deletes what was cleared, and what expired long enough ago, and returns
 // how many messages that were.
 func (l *archived) clean(ctx context.Context) (int64, error) {
-	swept, err := l.archive.Sweep(ctx, l.name)
+	swept, err := l.archive.archive.Sweep(ctx, l.name)
 	if err != nil || l.retention.TTL <= 0 {
 		return swept, err
 	}
-	cleaned, err := l.archive.Clean(ctx, l.name, l.now().Add(-l.retention.archived()), cleanBatch)
+	cleaned, err := l.archive.archive.Clean(ctx, l.name, l.now().Add(-l.retention.archived()), cleanBatch)
 	return swept + cleaned, err
 }
 

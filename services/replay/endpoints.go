@@ -36,8 +36,12 @@ func (s *Service) endpoints() []bus.Endpoint {
 		bus.Handle("clear", at("clear"), s.Clear),
 		bus.Handle("clear-topic", at("clear-topic"), s.ClearTopic),
 		bus.Handle("topics", at("topics"), s.Topics),
+		bus.Handle("ping", at("ping"), s.Ping),
 	}
 }
+
+// Ping answers that somebody is there, whether JetStream and Postgres are or not.
+func (s *Service) Ping(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil }
 
 // Head answers the newest message of a topic, and where who listens from now on
 // begins.

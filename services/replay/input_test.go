@@ -84,7 +84,7 @@ func ask(t testing.TB, nc *nats.Conn, endpoint string, body []byte) ([]byte, *wi
 	return nil, e
 }
 
-var endpointNames = []string{"head", "heads", "since", "gap", "publish", "batch", "clear-topic", "topics", "clear"}
+var endpointNames = []string{"head", "heads", "since", "gap", "publish", "batch", "clear-topic", "topics", "clear", "ping"}
 
 const inputRules = `topics: [{name: t, match: "t.>", replay: {size: 10, ttl: 1h, maxMessageBytes: 1000}}, {match: ">"}]`
 

@@ -49,6 +49,10 @@ func (s *Service) observe() error {
 	gauge("archive_lag_messages", "Messages that are not archived yet.", func() int64 { return s.lag().Messages })
 	gauge("archive_lag_bytes", "What they take in their streams, roughly.", func() int64 { return s.lag().Bytes })
 	gauge("archive_lag_seconds", "Age of the oldest of them.", func() int64 { return int64(s.lag().Age.Seconds()) })
+	if p := s.archiving.archive; p != nil {
+		errs = append(errs, telemetry.GaugeBy(meter, "fairlead_replay_breaker_state", "Whether a backend is asked: 0 healthy, 1 probing, 2 broken.", "what",
+			func(observe func(string, int64)) { observe("postgres", int64(p.breaker.State())) }))
+	}
 	l := &s.ledgers
 	counter("ledger_ids_filled_total", "Message ids of the streams that are in their ledgers.", l.filled.Load)
 	counter("ledger_refusals_total", "Ids that a full ledger did not take.", l.full.Load)

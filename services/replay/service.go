@@ -167,10 +167,12 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		if s.archiving.js, err = jetstream.New(copies); err != nil {
 			return fmt.Errorf("jetstream: %w", err)
 		}
-		if s.archiving.archive, err = archive.Open(context.WithoutCancel(ctx), s.cfg.PostgresURL); err != nil {
+		a, err := archive.Open(context.WithoutCancel(ctx), s.cfg.PostgresURL)
+		if err != nil {
 			return err
 		}
-		defer s.archiving.archive.Close()
+		defer a.Close()
+		s.archiving.archive = newPostgres(a, s.postgresChanged)
 	}
 	s.store = streams.Store{JetStream: admin, Namespace: s.cfg.Namespace, Replicas: s.cfg.Replicas}
 	if err := s.observe(); err != nil {
@@ -192,6 +194,9 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	group.Go(func() error { s.janitor(work); return nil })
 	group.Go(func() error { s.cleanArchives(work); return nil })
 	group.Go(func() error { s.watchArchives(work); return nil })
+	if p := s.archiving.archive; p != nil {
+		group.Go(func() error { p.watch(work); return nil })
+	}
 
 	select {
 	case <-ctx.Done():

@@ -34,7 +34,12 @@ const (
 type Archive struct {
 	pool    *pgxpool.Pool
 	writers chan struct{} // one for each transaction under way
+	wrote   func()        // nil: nobody hears
 }
+
+// OnWrite has wrote called whenever something was stored. It is called before
+// anything else is done with the archive.
+func (a *Archive) OnWrite(wrote func()) { a.wrote = wrote }
 
 // CheckURL returns an error where [Open] would. It does not repeat the URL,
 // which may hold a password.
@@ -83,7 +88,11 @@ func (a *Archive) tx(ctx context.Context, f func(pgx.Tx) error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return pgx.BeginFunc(ctx, a.pool, f)
+	err := pgx.BeginFunc(ctx, a.pool, f)
+	if err == nil && a.wrote != nil {
+		a.wrote()
+	}
+	return err
 }
 
 // SQLSTATEs, and beginnings of them, after which the same may work later.
