@@ -12,7 +12,7 @@ import (
 // The metrics of each service are those of its table, no more and no fewer.
 func TestOperationsListsTheMetrics(t *testing.T) {
 	page := read(t, "operations.md")
-	for _, service := range []string{"gateway", "replay", "presence"} {
+	for _, service := range []string{"gateway", "replay", "presence", "ratelimit"} {
 		prefix := "fairlead_" + service + "_"
 		source := ""
 		for _, path := range globGo(t, "../services/"+service) {

@@ -104,6 +104,7 @@ func TestTheArchiveIsAway(t *testing.T) {
 	_, positions := all(t, ann, topic)
 	live := subscribe(t, ann, topic)
 	health(`{"name":"replay","ready":true}`)
+	breaker, refused := watchBreakers(t, s.worker(), "postgres"), 0
 	s.pg.Stop()
 
 	began := time.Now()
@@ -112,6 +113,20 @@ func TestTheArchiveIsAway(t *testing.T) {
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %s to say so", took)
+	}
+	eventually(t, "the breaker of Postgres breaks", func() (any, bool) {
+		_, err := history(t, ann, topic, positions[3])
+		return err, errors.Is(err, wire.ErrUnavailable) && slices.Contains(breaker.all(), "broken")
+	})
+	for began = time.Now(); time.Since(began) < time.Second; refused++ {
+		_, err := history(t, ann, topic, positions[3])
+		e := wire.AsErrorOrNil(err)
+		if e == nil || e.Code != wire.Unavailable {
+			t.Errorf("history of what only the archive has: got %v, want UNAVAILABLE", e)
+		}
+	}
+	if refused < 10 { // one that waits for Postgres takes seconds
+		t.Errorf("%d reads were refused in a second", refused)
 	}
 	sub := resume(t, s.as(0, "bob"), topic, positions[3])
 	if r := sub.Position().Recovered; r == nil || *r {
@@ -137,6 +152,10 @@ func TestTheArchiveIsAway(t *testing.T) {
 	if got, want := numbers(t, resume(t, s.as(0, "cleo"), topic, at), &at, 57), count(4, 61); !slices.Equal(got, want) {
 		t.Errorf("resumed afterwards: got %v", got)
 	}
+	eventually(t, "the breaker of Postgres is healthy", func() (any, bool) {
+		got := breaker.all()
+		return got, len(got) > 0 && got[len(got)-1] == "healthy"
+	})
 	health(`{"name":"replay","ready":true}`)
 	eventually(t, "nothing is behind", func() (any, bool) {
 		n := metric(t, admin, "fairlead_replay_archive_lag_messages")

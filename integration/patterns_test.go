@@ -53,6 +53,20 @@ func TestPatternOfFlowControlIsNeverSilent(t *testing.T) {
 	}
 }
 
+func TestPatternOfALoginIsNotGuessed(t *testing.T) {
+	t.Parallel()
+	g, nats := startDev(t, "FAIRLEAD_TOPICS_FILE="+rulesFile(t, patternRules+`
+limits:
+  login-asker: {capacity: 3, refill: 1, per: 2s, key: given}
+  login-account: {capacity: 20, refill: 20, per: 1h, key: given}
+`))
+	worker := built(t, "../examples/patterns/login")
+	for range 2 {
+		startPattern(t, worker, nats)
+	}
+	runPattern(t, "login", g.http(""))
+}
+
 // startPattern starts a pattern's worker and returns when it listens.
 func startPattern(t *testing.T, command []string, nats string, env ...string) {
 	t.Helper()

@@ -4,6 +4,7 @@ import { WebSocket } from "../../clients/js/node_modules/ws/wrapper.mjs";
 import { openChannel } from "../../examples/patterns/channel/client.js";
 import { follow } from "../../examples/patterns/delta/client.js";
 import { outcomes, submit } from "../../examples/patterns/flow/client.js";
+import { login } from "../../examples/patterns/login/client.js";
 import { connect } from "../../clients/js/src/index.js";
 
 const [pattern, http, policy] = process.argv.slice(2);
@@ -141,6 +142,21 @@ const scenarios = {
     if (policy === "drop-oldest") await until(() => got.includes("dropped a"));
     await until(() => got.includes("done " + done.at(-1)));
     assert.deepEqual(got.filter((e) => e.startsWith("done")), ["busy", ...done].map((id) => "done " + id));
+  },
+
+  async login() {
+    const ann = as("ann").fl, bob = as("bob").fl, waits = [];
+    const right = (fl, account) => fl.call("auth.login", { account, password: "secret of " + account });
+    const wrong = (fl, account) => fl.call("auth.login", { account, password: "123456" });
+    const refused = (code) => (e) => (assert.equal(e.code, code, e.message), true);
+    for (let i = 0; i < 8; i++) assert.equal(await right(ann, "ann"), "welcome, ann"); // more than the limit: right ones are free
+    for (let i = 0; i < 3; i++) await assert.rejects(wrong(bob, "ann"), refused("PERMISSION_DENIED"));
+    let error;
+    for (let i = 0; i < 10 && error?.code !== "RESOURCE_EXHAUSTED"; i++) error = await wrong(bob, "ann").catch((e) => e); // on whichever worker
+    assert.ok(error.code === "RESOURCE_EXHAUSTED" && error.retryAfter > 0, error.message);
+    assert.equal(await right(ann, "ann"), "welcome, ann"); // who is refused took nothing of the account's
+    assert.equal(await login(bob, "bob", "secret of bob", { onWait: (ms) => waits.push(ms) }), "welcome, bob"); // once he may
+    assert.ok(waits.every((ms) => ms > 0), `waited ${waits}`);
   },
 };
 
