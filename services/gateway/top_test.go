@@ -122,16 +122,16 @@ admission:
 	p.expect(`{"id":3,"ok":{}}`)
 
 	type counts struct{ accepted, rate, subscribers, top int64 }
-	for class, want := range map[string]counts{"background": {0, 2, 1, 0}, "normal": {accepted: 1}, "top": {2, 0, 0, 1}} {
+	for class, want := range map[string]counts{"background": {0, 3, 1, 0}, "normal": {accepted: 1}, "top": {2, 0, 0, 1}} {
 		m := r.g.admission.meter(class)
 		got := counts{m.accepted.Load(), m.rejected[rules.PublishRate].Load(), m.rejected[rules.Subscribers].Load(), m.rejected[len(everyPressure)].Load()}
 		if got != want {
 			t.Errorf("class %s: got %+v, want %+v", class, got, want)
 		}
 	}
-	// What was shed counts for what it was shed for: 3 by pressure, 4 of topics.
-	if n := r.g.admission.offered.Load(); n != 7 {
-		t.Errorf("got %d messages that clients wanted to publish, want 7", n)
+	// What was shed counts for what it was shed for: 4 by pressure, 4 of topics.
+	if n := r.g.admission.offered.Load(); n != 8 {
+		t.Errorf("got %d messages that clients wanted to publish, want 8", n)
 	}
 	if n := r.g.top.counts.of("top.a").messages.Load(); n != 2 {
 		t.Errorf("got %d messages of the topic that is too fast, want 2: one was shed", n)
