@@ -10,8 +10,11 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
 // cli is the command line: one field per command.
@@ -85,6 +88,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		}
 		return coded.code
 	}
-	fmt.Fprintln(stderr, "fairlead:", err)
+	fmt.Fprintf(stderr, "fairlead: %v%s\n", err, whenAgain(err))
 	return exitFailure
+}
+
+// whenAgain says when a retry of what a limit refused can succeed.
+func whenAgain(err error) string {
+	var refused *wire.Error
+	if !errors.As(err, &refused) || refused.Code != wire.ResourceExhausted {
+		return ""
+	}
+	ms, never, _ := refused.RetryAfterMs()
+	if never {
+		return " (no retry can succeed)"
+	}
+	return " (again in " + (time.Duration(ms) * time.Millisecond).String() + ")"
 }

@@ -94,7 +94,7 @@ func (c *TopCmd) page(top wire.Top) ([]byte, error) {
 	if err := w.Flush(); err != nil {
 		return nil, fmt.Errorf("print: %w", err)
 	}
-	fmt.Fprintf(&b, "%d gateways, clients' messages of the last 5 s\n", top.Gateways)
+	fmt.Fprintf(&b, "gateways: %d; what clients published in the last 5 s\n", top.Gateways)
 	return b.Bytes(), nil
 }
 

@@ -158,6 +158,10 @@ func (p *Policy) remaining(b Bucket) int64 {
 	return p.Capacity - (b.Missing+p.share-1)/p.share
 }
 
+// Wait is how long the policy takes to give so many tokens back, at most as many
+// as a bucket holds.
+func (p *Policy) Wait(tokens int64) time.Duration { return p.wait(min(tokens, p.Capacity) * p.share) }
+
 // wait is how long the policy takes to give so many shares back.
 func (p *Policy) wait(shares int64) time.Duration {
 	const most = 365 * 24 * time.Hour

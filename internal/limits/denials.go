@@ -114,8 +114,12 @@ func (d *denials) find(l *rules.Limit, key string, cost int64) *denial {
 
 func (e *denial) verdict(cost int64, l *rules.Limit, now time.Time) Verdict {
 	v := Verdict{Banned: e.banned, Remaining: e.left, RetryAfter: max(e.retry.Sub(now), time.Millisecond), Reset: max(e.reset.Sub(now), 0)}
-	if cost > int64(l.Capacity) {
+	switch {
+	case cost > int64(l.Capacity):
 		v.RetryAfter = wire.Never
+	case cost > e.cost && !e.banned: // the tokens beyond those that were wanted come later
+		policy := PolicyOf(l)
+		v.RetryAfter += policy.Wait(cost - e.cost)
 	}
 	return v
 }

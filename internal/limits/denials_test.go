@@ -32,6 +32,10 @@ func TestADenialIsForItsCostAndMore(t *testing.T) {
 	if v, _ := d.look(chat, "k", 5, start.Add(time.Second)); v.Allowed || v.Banned || v.RetryAfter != 2*time.Second {
 		t.Errorf("a second later: got %+v", v)
 	}
+	// Who wants two more than there will be then waits for those, too.
+	if v, _ := d.look(chat, "k", 7, start.Add(time.Second)); v.RetryAfter != 2*time.Second+2*time.Hour {
+		t.Errorf("two more: got %+v", v)
+	}
 	if d.denies("k", 5, start.Add(3*time.Second)) || d.denies("other", 5, start) {
 		t.Error("denied when it is over, or another key is")
 	}

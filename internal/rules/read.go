@@ -143,7 +143,7 @@ func (m *mapping) take(name string, s *Set) Take {
 	limit := s.Limit(take.Limit)
 	if limit == nil {
 		m.bad(name, "a name under limits%s; got %s", limitNames(s), quote(take.Limit))
-	} else if take.Cost > limit.Capacity {
+	} else if limit.Capacity > 0 && take.Cost > limit.Capacity { // a capacity that is none is named already
 		m.bad(name, "a cost of at most %d, the capacity of %s; got %d", limit.Capacity, limit.Name, take.Cost)
 	}
 	return take

@@ -96,8 +96,9 @@ func (c *connection) run() {
 	}
 }
 
-// mostBreath is for how long at a time a client that sends too much is not read.
-const mostBreath = 50 * time.Millisecond
+// A client that sends too much is not read for this long at a time: long enough
+// for others to be served in one go, and a moment for whoever is closed.
+const leastBreath, mostBreath = 10 * time.Millisecond, 50 * time.Millisecond
 
 // breathe waits before the next frame is read, where the last ones came faster
 // than they may: what a client sends beyond its bound fills its own socket, and
@@ -106,7 +107,7 @@ func (c *connection) breathe() {
 	if c.hasty == 0 {
 		return
 	}
-	_ = clock.Sleep(c.g.connectContext, min(c.hasty, mostBreath)) // ends with the gateway
+	_ = clock.Sleep(c.g.connectContext, min(max(c.hasty, leastBreath), mostBreath)) // ends with the gateway
 	c.hasty = 0
 }
 

@@ -69,7 +69,7 @@ func (l *limiter) take(ctx context.Context, by *taker, a limits.Ask, n int64) (g
 		return answer.Cached, err
 	}); err != nil {
 		if gone(ctx) {
-			return 0, undecided(a.Limit)
+			return 0, l.undecidedOf(a.Limit)
 		}
 		l.undecided[a.Limit.FailMode].Add(n)
 		switch {
@@ -78,7 +78,7 @@ func (l *limiter) take(ctx context.Context, by *taker, a limits.Ask, n int64) (g
 		case a.Limit.FailMode == rules.FailOpen, a.Limit.Shadow: // which refuses nobody
 			return n, nil
 		default:
-			return 0, undecided(a.Limit)
+			return 0, l.undecidedOf(a.Limit)
 		}
 	}
 	return l.outcome(by, a, n, answer)
@@ -118,7 +118,7 @@ func (l *limiter) takeAll(ctx context.Context, by *taker, asks []limits.Ask) *wi
 		return slices.ContainsFunc(answers, func(a limits.Answer) bool { return a.Cached }), err
 	}); err != nil {
 		if gone(ctx) {
-			return undecided(asks[0].Limit)
+			return l.undecidedOf(asks[0].Limit)
 		}
 		var counted []limits.Ask
 		for _, a := range asks {
@@ -128,7 +128,7 @@ func (l *limiter) takeAll(ctx context.Context, by *taker, asks []limits.Ask) *wi
 				counted = append(counted, a)
 			case a.Limit.FailMode == rules.FailOpen, a.Limit.Shadow:
 			default:
-				return undecided(a.Limit)
+				return l.undecidedOf(a.Limit)
 			}
 		}
 		asks = counted
@@ -233,7 +233,10 @@ func refusedBy(a limits.Ask, answer limits.Answer) *wire.Error {
 		Code: wire.ResourceExhausted, Message: "the limit " + a.Limit.Name + " is used up", RetryAfter: answer.RetryAfter,
 		Details: map[string]any{"limit": a.Limit.Name, "cost": a.Cost, "capacity": a.Limit.Capacity},
 	}
-	if answer.Banned {
+	switch {
+	case a.Cost > int64(a.Limit.Capacity):
+		e.Message = "the cost is above the capacity of the limit " + a.Limit.Name
+	case answer.Banned:
 		e.Message = "banned by the limit " + a.Limit.Name
 	}
 	if answer.RetryAfter != wire.Never {
@@ -242,7 +245,11 @@ func refusedBy(a limits.Ask, answer limits.Answer) *wire.Error {
 	return e
 }
 
-// undecided is what it hears of a limit that nobody decided about.
-func undecided(limit *rules.Limit) *wire.Error {
-	return unavailable("the ratelimit service did not decide about the limit "+limit.Name).With("limit", limit.Name)
+// undecidedOf is what it hears of a limit that nobody decided about.
+func (l *limiter) undecidedOf(limit *rules.Limit) *wire.Error {
+	what, text := "ratelimit", "the ratelimit service did not decide about the limit "+limit.Name
+	if !l.up() {
+		what, text = "nats", "NATS is away: nobody can decide about the limit "+limit.Name
+	}
+	return unavailable(text).With("limit", limit.Name).With("what", what)
 }
