@@ -29,7 +29,7 @@ topics:
 // acknowledged, nobody is closed, and the service hears next to nothing of it.
 func TestAFloodOfDeniedPublishesConcernsNobody(t *testing.T) {
 	t.Parallel()
-	const others, published, flood, window = 4, 60, 5000, 2000
+	const others, published, flood, window = 4, 60, 2000, 500
 	url, rules := natsdev.Test(t).ClientURL(), rulesFile(t, floodRules)
 	nc := connect(t, url)
 	startLimits(t, url, rules)

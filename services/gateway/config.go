@@ -89,7 +89,7 @@ type Admission struct {
 type Pressure struct {
 	Memory      float64 `env:"MEMORY, default=0.85" help:"share of GOMEMLIMIT, or of the container's limit, in use: MEMORY, 0 = off"`
 	PublishRate int     `env:"PUBLISH_RATE, default=10000" help:"messages that the gateway's clients publish in a second: PUBLISH_RATE, 0 = off"`
-	Subscribers int     `env:"SUBSCRIBERS, default=50" help:"subscriptions for each connection, where there are at least 100: SUBSCRIBERS, 0 = off"`
+	Subscribers int     `env:"SUBSCRIBERS, default=50" help:"subscriptions for each connection, counted where there are at least 100 connections: SUBSCRIBERS, 0 = off"`
 }
 
 // PayloadAction says what answers a frame over the limit. Each is also said on

@@ -38,12 +38,12 @@ type connection struct {
 	paging    chan struct{} // an element while a page of the past waits for room
 	unsettled bool          // published since a round trip on that NATS connection
 	frames    rateWindow
-	hasty     time.Duration // by how much frames came too fast; the reader's alone
-	greeted   bool          // hello has been answered, or an op has stood for it
-	charged   bool          // it took what a new connection takes
+	greeted   bool // hello has been answered, or an op has stood for it
+	charged   bool // it took what a new connection takes
 	parting   parting
 
 	identity atomic.Pointer[auth.Identity] // nil before hello
+	hasty    atomic.Int64                  // ns by which frames came too fast
 	hearing  hearing
 
 	mu       sync.Mutex
@@ -96,19 +96,25 @@ func (c *connection) run() {
 	}
 }
 
-// A client that sends too much is not read for this long at a time: long enough
-// for others to be served in one go, and a moment for whoever is closed.
-const leastBreath, mostBreath = 10 * time.Millisecond, 50 * time.Millisecond
+const (
+	// leastBreath and mostBreath are for how long at a time a client that sends
+	// too much is not read: long enough for others to be served, and a moment for
+	// whoever is closed.
+	leastBreath, mostBreath = time.Millisecond, 50 * time.Millisecond
+)
+
+// hurries notes that a frame came d too early.
+func (c *connection) hurries(d time.Duration) { c.hasty.Add(int64(max(d, leastBreath))) }
 
 // breathe waits before the next frame is read, where the last ones came faster
 // than they may: what a client sends beyond its bound fills its own socket, and
 // does not take the time of others.
 func (c *connection) breathe() {
-	if c.hasty == 0 {
+	if c.hasty.Load() == 0 {
 		return
 	}
-	_ = clock.Sleep(c.g.connectContext, min(max(c.hasty, leastBreath), mostBreath)) // ends with the gateway
-	c.hasty = 0
+	d := time.Duration(c.hasty.Swap(0))
+	_ = clock.Sleep(c.g.connectContext, min(d, mostBreath)) // ends with the gateway
 }
 
 // receive runs the ops of one WebSocket message, in order: none behind the moment

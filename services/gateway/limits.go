@@ -69,7 +69,7 @@ func (l *limiter) take(ctx context.Context, by *taker, a limits.Ask, n int64) (g
 		return answer.Cached, err
 	}); err != nil {
 		if gone(ctx) {
-			return 0, l.undecidedOf(a.Limit)
+			return 0, l.undecidedOf(a.Limit, err)
 		}
 		l.undecided[a.Limit.FailMode].Add(n)
 		switch {
@@ -78,7 +78,7 @@ func (l *limiter) take(ctx context.Context, by *taker, a limits.Ask, n int64) (g
 		case a.Limit.FailMode == rules.FailOpen, a.Limit.Shadow: // which refuses nobody
 			return n, nil
 		default:
-			return 0, l.undecidedOf(a.Limit)
+			return 0, l.undecidedOf(a.Limit, err)
 		}
 	}
 	return l.outcome(by, a, n, answer)
@@ -96,8 +96,9 @@ func (l *limiter) outcome(by *taker, a limits.Ask, n int64, answer limits.Answer
 		return n, nil
 	}
 	l.refused.Add(n - answer.Granted)
-	if answer.Cached {
+	if answer.Cached { // it was told to wait, and does not
 		l.remembered.Add(n)
+		by.hurries()
 	}
 	l.exceeded(by, a, answer)
 	return answer.Granted, refusedBy(a, answer)
@@ -118,7 +119,7 @@ func (l *limiter) takeAll(ctx context.Context, by *taker, asks []limits.Ask) *wi
 		return slices.ContainsFunc(answers, func(a limits.Answer) bool { return a.Cached }), err
 	}); err != nil {
 		if gone(ctx) {
-			return l.undecidedOf(asks[0].Limit)
+			return l.undecidedOf(asks[0].Limit, err)
 		}
 		var counted []limits.Ask
 		for _, a := range asks {
@@ -128,7 +129,7 @@ func (l *limiter) takeAll(ctx context.Context, by *taker, asks []limits.Ask) *wi
 				counted = append(counted, a)
 			case a.Limit.FailMode == rules.FailOpen, a.Limit.Shadow:
 			default:
-				return l.undecidedOf(a.Limit)
+				return l.undecidedOf(a.Limit, err)
 			}
 		}
 		asks = counted
@@ -245,11 +246,16 @@ func refusedBy(a limits.Ask, answer limits.Answer) *wire.Error {
 	return e
 }
 
-// undecidedOf is what it hears of a limit that nobody decided about.
-func (l *limiter) undecidedOf(limit *rules.Limit) *wire.Error {
+// undecidedOf is what it hears of a limit that nobody decided about, because of
+// err.
+func (l *limiter) undecidedOf(limit *rules.Limit, err error) *wire.Error {
 	what, text := "ratelimit", "the ratelimit service did not decide about the limit "+limit.Name
 	if !l.up() {
 		what, text = "nats", "NATS is away: nobody can decide about the limit "+limit.Name
 	}
-	return unavailable(text).With("limit", limit.Name).With("what", what)
+	e := unavailable(text).With("limit", limit.Name).With("what", what)
+	if known := wire.AsError(err); known.Code == wire.Unavailable {
+		e.RetryAfter = max(known.RetryAfter, 0)
+	}
+	return e
 }

@@ -20,6 +20,13 @@ func (c *connection) taker() *taker {
 	return &taker{conn: c, id: c.identity.Load(), address: c.address}
 }
 
+// hurries notes that it comes too early, again.
+func (t *taker) hurries() {
+	if t.conn != nil {
+		t.conn.hurries(leastBreath)
+	}
+}
+
 // ask is what the taker wants of a limit, false where the rule has none. name is
 // what the operation is about, its topic or method; given is the key that its
 // request has, "" for none.

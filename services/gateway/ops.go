@@ -38,7 +38,7 @@ var ops = map[wire.Op]func(*connection, *wire.Frame) *wire.Error{
 // decoder found.
 func (c *connection) serve(f *wire.Frame, bad *wire.Error) *wire.Error {
 	if wait := c.frames.take(time.Now(), c.g.cfg.Limits.FramesPerSecond); wait > 0 {
-		c.hasty += wait
+		c.hurries(wait)
 		c.g.metrics.limited.Add(1)
 		return &wire.Error{Code: wire.ResourceExhausted, Message: "too many frames per second", RetryAfter: wait}
 	}

@@ -50,7 +50,7 @@ type waiter struct {
 	request
 	ctx      context.Context
 	deadline time.Time // of ctx; zero: none
-	came     time.Time // of who looks: what was taken before is to be seen
+	came     time.Time // of who looks or adjusts: what was taken before is to be seen
 	answer   answer
 	done     chan struct{} // has one element when there is an answer
 }

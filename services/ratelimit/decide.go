@@ -26,18 +26,22 @@ const (
 	banning          // keeps the key from the policy
 	unbanning        // ends a ban, the bucket stays
 	dropping         // takes a policy out, where it is in
+	adjusting        // has policies that changed count on, where they are in
 )
 
 // request is something that one key is asked for.
 type request struct {
 	action action
-	// takes are of one key. All but consuming and looking have one, dropping none.
+	// takes are of one key. All but consuming, looking and adjusting have one,
+	// dropping none.
 	takes []take
 	// n is how many times the takes are wanted, each time all or none.
 	n      int64
 	id     string        // of a refund
 	ban    time.Duration // for how long
 	policy string        // that is dropped
+	// changes are of limits, where a bucket may be counted by what they were.
+	changes changes
 }
 
 // outcome is what became of takes.
@@ -75,24 +79,29 @@ func (e *entry) decide(r *request, now time.Time) (a answer) {
 	case consuming, peeking:
 		return e.consume(r, now)
 	case refunding:
-		return e.refund(r.takes[0], r.id, now)
+		return e.refund(r, now)
 	case resetting:
 		e.drop(r.takes[0].limit.Name)
 	case banning:
 		limit := r.takes[0].limit
 		policy := limits.PolicyOf(limit)
-		b := policy.Refund(e.bucket(limit.Name), 0, now)
+		b := policy.Refund(e.counted(limit, r.changes, now), 0, now)
 		a.until = time.UnixMicro(max(now.UnixMicro(), b.At)).Add(r.ban)
 		b.Ban = a.until.UnixMicro()
-		e.put(limit.Name, &policy, b, now)
+		e.put(limit, &policy, b, now)
 	case unbanning:
 		limit := r.takes[0].limit
 		policy := limits.PolicyOf(limit)
-		b := policy.Refund(e.bucket(limit.Name), 0, now)
+		b := policy.Refund(e.counted(limit, r.changes, now), 0, now)
 		b.Ban = 0
-		e.put(limit.Name, &policy, b, now)
+		e.put(limit, &policy, b, now)
 	case dropping:
 		a.changed = e.drop(r.policy)
+		return a
+	case adjusting:
+		for i := range r.takes {
+			a.changed = e.adjust(r.takes[i].limit, r.changes, now) || a.changed
+		}
 		return a
 	}
 	// Written even where nothing was there: what was said before has an older
@@ -102,8 +111,8 @@ func (e *entry) decide(r *request, now time.Time) (a answer) {
 }
 
 // put stores a policy's bucket, and from when it need not be.
-func (e *entry) put(name string, p *limits.Policy, b limits.Bucket, now time.Time) {
-	e.set(name, b, max(now.UnixMicro(), b.At)+p.Rest(b, now).Microseconds())
+func (e *entry) put(l *rules.Limit, p *limits.Policy, b limits.Bucket, now time.Time) {
+	e.set(held{l.Name, b, rateOf(l), max(now.UnixMicro(), b.At) + p.Rest(b, now).Microseconds()})
 }
 
 // wanted is a take while it is decided.
@@ -137,7 +146,7 @@ func (e *entry) consume(r *request, now time.Time) (a answer) {
 		if w.same != i {
 			continue
 		}
-		w.policy, w.bucket = limits.PolicyOf(w.limit), e.bucket(w.limit.Name)
+		w.policy, w.bucket = limits.PolicyOf(w.limit), e.counted(w.limit, r.changes, now)
 		switch v := w.policy.Look(w.bucket, w.cost, now); {
 		case !v.Allowed:
 		case w.cost == 0:
@@ -162,7 +171,7 @@ func (e *entry) consume(r *request, now time.Time) (a answer) {
 			a.shadowed += max(granted-w.times, 0)
 		}
 		if b != w.bucket {
-			e.put(w.limit.Name, &w.policy, b, now)
+			e.put(w.limit, &w.policy, b, now)
 			a.changed = true
 			if b.Ban > w.bucket.Ban {
 				a.bans++
@@ -214,10 +223,11 @@ func (w *wanted) verdict(v limits.Verdict) wire.LimitVerdict {
 }
 
 // refund gives a cost back, unless it was.
-func (e *entry) refund(t take, id string, now time.Time) (a answer) {
+func (e *entry) refund(r *request, now time.Time) (a answer) {
+	t := r.takes[0]
 	policy := limits.PolicyOf(t.limit)
-	b := e.bucket(t.limit.Name)
-	id = refundID(t.limit.Name, id)
+	b := e.counted(t.limit, r.changes, now)
+	id := refundID(t.limit.Name, r.id)
 	e.forgetRefunds(now)
 	switch {
 	case e.refunded(id):
@@ -226,7 +236,7 @@ func (e *entry) refund(t take, id string, now time.Time) (a answer) {
 		return answer{err: &wire.Error{Code: wire.ResourceExhausted, Message: "too many refunds of a key in a minute", RetryAfter: max(wait, time.Millisecond)}}
 	default:
 		b = policy.Refund(b, t.cost, now)
-		e.put(t.limit.Name, &policy, b, now)
+		e.put(t.limit, &policy, b, now)
 		e.refunds = append(e.refunds, refundedOnce{id, now.UnixMicro()})
 		a.changed = true
 	}

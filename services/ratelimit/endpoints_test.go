@@ -151,6 +151,10 @@ func TestRequestsAreChecked(t *testing.T) {
 		r.refused("ban", `{"policy":"five","key":"k","duration":"`+d+`"}`, invalid, "field", "duration")
 	}
 	r.refused("policy", `{}`, invalid, "field", "policy")
+	want := `the rules have no limit "nope": they have block, dark, five, large, ten`
+	if got := r.ask("policy", `{"policy":"nope"}`).headers.Get("Nats-Service-Error"); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	r.refused("policy", `{"policy":"nope"}`, "NOT_FOUND", "policy", "nope")
 	r.refused("clear", `{"policy":"nope"}`, "NOT_FOUND", "policy", "nope")
 	// Nothing of it was charged.

@@ -47,6 +47,7 @@ type entry struct {
 type held struct {
 	policy string
 	limits.Bucket
+	rate rate
 	full int64 // µs since 1970 from which it says no more than one that is not there
 }
 
@@ -74,6 +75,7 @@ type storedEntry struct {
 
 type storedBucket struct {
 	limits.Bucket
+	rate
 	Full int64 `json:"f"`
 }
 
@@ -110,8 +112,10 @@ func readEntry(value []byte) (e entry, err error) {
 			return entry{}, errors.New("a negative number")
 		case b.Missing > 0 && b.Share == 0: // nothing would be missing of it
 			return entry{}, errors.New("shares of no size")
+		case !b.valid():
+			return entry{}, errors.New("a rate that no limit has")
 		}
-		e.buckets = append(e.buckets, held{policy, b.Bucket, b.Full})
+		e.buckets = append(e.buckets, held{policy, b.Bucket, b.rate, b.Full})
 	}
 	slices.SortFunc(e.buckets, func(a, b held) int { return strings.Compare(a.policy, b.policy) })
 	for _, b := range s.Batches {
@@ -143,6 +147,9 @@ func (e *entry) append(b []byte) []byte {
 		b = appendNumber(b, `,"s":`, h.Share)
 		b = appendNumber(b, `,"a":`, h.At)
 		b = appendNumber(b, `,"b":`, h.Ban)
+		b = appendNumber(b, `,"c":`, int64(h.rate.Capacity))
+		b = appendNumber(b, `,"r":`, int64(h.rate.Refill))
+		b = appendNumber(b, `,"p":`, int64(h.rate.Per))
 		b = append(b, '}')
 	}
 	b = append(b, '}')
@@ -190,25 +197,23 @@ func (e *entry) clone() entry {
 	return entry{slices.Clone(e.buckets), slices.Clone(e.batches), slices.Clone(e.refunds), e.broken}
 }
 
-// bucket returns what a policy has; a full one where there is none.
-func (e *entry) bucket(policy string) limits.Bucket {
+// find returns a policy's bucket, nil where there is none.
+func (e *entry) find(policy string) *held {
 	for i := range e.buckets {
 		if e.buckets[i].policy == policy {
-			return e.buckets[i].Bucket
+			return &e.buckets[i]
 		}
 	}
-	return limits.Bucket{}
+	return nil
 }
 
 // set stores what a policy has.
-func (e *entry) set(policy string, b limits.Bucket, full int64) {
-	for i := range e.buckets {
-		if e.buckets[i].policy == policy {
-			e.buckets[i].Bucket, e.buckets[i].full = b, full
-			return
-		}
+func (e *entry) set(next held) {
+	if h := e.find(next.policy); h != nil {
+		*h = next
+		return
 	}
-	e.buckets = append(e.buckets, held{policy, b, full})
+	e.buckets = append(e.buckets, next)
 }
 
 // drop removes a policy's bucket, and reports whether there was one.

@@ -11,11 +11,19 @@ import (
 
 var entryStart = time.UnixMilli(1_800_000_000_000)
 
+// bucket returns what a policy has; a full one where there is none.
+func (e *entry) bucket(policy string) limits.Bucket {
+	if h := e.find(policy); h != nil {
+		return h.Bucket
+	}
+	return limits.Bucket{}
+}
+
 func TestEntryIsReadAsItWasWritten(t *testing.T) {
 	e := entry{
 		buckets: []held{
-			{"a", limits.Bucket{Missing: 5, Share: 7, At: 9, Ban: 11}, 13},
-			{`b"\<é`, limits.Bucket{At: 1}, 0},
+			{"a", limits.Bucket{Missing: 5, Share: 7, At: 9, Ban: 11}, rate{3, 2, time.Second}, 13},
+			{`b"\<é`, limits.Bucket{At: 1}, rate{}, 0},
 		},
 		batches: []batch{{"r1", 1}, {"r2", 1 << 63}},
 		refunds: []refundedOnce{{"x", 5}},
@@ -49,6 +57,8 @@ func TestEntryThatCannotBeRead(t *testing.T) {
 		strings.Replace(good, `"m":5`, `"m":5.5`, 1), strings.Replace(good, `"m":5`, `"m":"5"`, 1), strings.Replace(good, `"m":5`, `"m":9223372036854775808`, 1),
 		strings.Replace(good, `"p"`, `""`, 1), strings.Replace(good, `"r":"x"`, `"r":""`, 1),
 		strings.Replace(good, `"n":1`, `"n":-1`, 1), strings.Replace(good, `"i":"x"`, `"i":""`, 1),
+		strings.Replace(good, `"m":5`, `"m":5,"c":5,"r":0,"p":1`, 1), strings.Replace(good, `"m":5`, `"m":5,"c":5,"r":1,"p":-1`, 1),
+		strings.Replace(good, `"m":5`, `"m":5,"c":9000000000000000000,"r":1,"p":1`, 1),
 	} {
 		if e := decodeEntry([]byte(text)); e.broken == nil || len(e.buckets) > 0 {
 			t.Errorf("%q: got %+v, want it broken", text, e)
@@ -75,7 +85,7 @@ func TestEntryRemembersItsLastWriters(t *testing.T) {
 // What says nothing any more is left out, a moment after.
 func TestEntryLeavesOutWhatEnded(t *testing.T) {
 	full := entryStart.Add(time.Second).UnixMicro()
-	e := entry{buckets: []held{{"p", limits.Bucket{Missing: 1, Share: 1}, full}}, refunds: []refundedOnce{{"x", entryStart.UnixMicro()}}}
+	e := entry{buckets: []held{{"p", limits.Bucket{Missing: 1, Share: 1}, rate{}, full}}, refunds: []refundedOnce{{"x", entryStart.UnixMicro()}}}
 	if got := e.life(entryStart); got != refundMemory+rest {
 		t.Errorf("life of a refund: got %s", got)
 	}

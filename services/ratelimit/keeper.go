@@ -60,6 +60,7 @@ type keeper struct {
 	// What is older than forgotten is void, unless it was asked for in this epoch.
 	epoch     atomic.Uint64
 	forgotten atomic.Uint64
+	changed   atomic.Pointer[changes] // of the limits
 }
 
 type shard struct {
@@ -196,8 +197,9 @@ func (k *keeper) ask(ctx context.Context, key string, r request) (answer, error)
 	}
 	w := k.waiters.Get().(*waiter)
 	w.request, w.ctx = r, ctx
+	w.changes = k.changes()
 	w.deadline, _ = ctx.Deadline()
-	if r.action == peeking {
+	if r.action == peeking || r.action == adjusting {
 		w.came = time.Now()
 	}
 	for {

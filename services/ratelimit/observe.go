@@ -12,6 +12,7 @@ type metrics struct {
 	allowed, denied, banned, shadowed atomic.Int64 // decisions
 	bans                              atomic.Int64
 	refunds, changes                  atomic.Int64
+	adjusted, adjusting               atomic.Int64 // keys; ms that the last walk over them took
 
 	writes, conflicts, recognised atomic.Int64 // writes of the bucket
 	decided                       atomic.Int64 // takes that a write carried
@@ -47,6 +48,7 @@ func (s *Service) observe() error {
 	counter("bans_total", "Bans that began, by a denial or by hand.", m.bans.Load)
 	counter("refunds_total", "Refunds that gave something back.", m.refunds.Load)
 	counter("changes_total", "Changes by reset, ban, unban, refund and clear that were told to everybody.", m.changes.Load)
+	counter("keys_adjusted_total", "Keys whose buckets were brought to what a limit is since the rules changed.", m.adjusted.Load)
 	counter("writes_total", "Writes of the bucket that were stored.", m.writes.Load)
 	counter("takes_written_total", "Takes that those writes decided: by them it is seen how many a write carries.", m.decided.Load)
 	counter("write_conflicts_total", "Writes that were decided again since the key had changed.", m.conflicts.Load)
@@ -58,6 +60,7 @@ func (s *Service) observe() error {
 	counter("forward_failures_total", "Those that it did not answer, so that this replica decided.", m.forwardsFailed.Load)
 	counter("publish_errors_total", "Changes and announcements that did not reach NATS.", m.publishErrors.Load)
 	gauge("keys_held", "Keys whose state is in memory.", m.cells.Load)
+	gauge("adjustment_milliseconds", "How long the last walk over the keys took after limits changed.", m.adjusting.Load)
 	gauge("takes_waiting", "Takes that wait for a write or a read.", m.waiting.Load)
 	gauge("clock_error_microseconds", "How well the time of the NATS server is known.", func() int64 { return s.clock.err().Microseconds() })
 	return errors.Join(errs...)

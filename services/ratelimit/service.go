@@ -152,6 +152,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	background(func(ctx context.Context) { s.make(ctx, admin) })
 	background(s.clock.run)
 	background(s.keeper.run)
+	background(s.adjustBuckets)
 	group.Go(func() error { return s.client.Run(work) })
 	s.await(ctx)
 	served, err := bus.Serve(s.requests, bus.Service{

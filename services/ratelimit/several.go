@@ -41,6 +41,7 @@ func (k *keeper) consumeAll(ctx context.Context, items []keyed) ([]wire.LimitVer
 		return out.verdicts, out.granted == 1, err
 	}
 	for i := range parts {
+		parts[i].request.changes = k.changes()
 		c, err := k.hold(ctx, parts[i].key)
 		if err != nil {
 			return nil, false, err

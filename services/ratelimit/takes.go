@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -243,7 +244,24 @@ func (s *Service) policy(field, name string) (*rules.Limit, error) {
 	}
 	limit := s.limit(name)
 	if limit == nil {
-		return nil, wire.Errorf(wire.NotFound, "the rules have no such limit").With("policy", name)
+		return nil, wire.Errorf(wire.NotFound, "the rules have no limit %.64q: %s", name, known(s.deps.Rules.Current().Limits)).With("policy", name)
 	}
 	return limit, nil
+}
+
+// known names the limits that there are, the first few of them.
+func known(all []*rules.Limit) string {
+	const most = 10
+	if len(all) == 0 {
+		return "they have none"
+	}
+	names := make([]string, 0, most)
+	for _, l := range all[:min(len(all), most)] {
+		names = append(names, l.Name)
+	}
+	text := "they have " + strings.Join(names, ", ")
+	if more := len(all) - most; more > 0 {
+		text += " and " + strconv.Itoa(more) + " more"
+	}
+	return text
 }

@@ -53,7 +53,7 @@ func TestSettle(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
 	at := func(d time.Duration) int64 { return now.Add(d).UnixMicro() }
 	held1 := func(d time.Duration) entry {
-		return entry{buckets: []held{{"p", limits.Bucket{Missing: 5, Share: 10, At: at(d), Ban: at(d + time.Hour)}, at(d + 2*time.Hour)}}}
+		return entry{buckets: []held{{"p", limits.Bucket{Missing: 5, Share: 10, At: at(d), Ban: at(d + time.Hour)}, rate{}, at(d + 2*time.Hour)}}}
 	}
 	for _, c := range []struct{ ahead, want time.Duration }{{-time.Hour, -time.Hour}, {0, 0}, {maxAhead, maxAhead}, {maxAhead + time.Microsecond, 0}, {1000 * time.Hour, 0}} {
 		e, want := held1(c.ahead), held1(c.want)
