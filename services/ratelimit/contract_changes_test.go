@@ -77,7 +77,7 @@ var changeRules = []rule{
 		l := slow("p", 10)
 		take1(t, r.keeper, "refund", l, 8)
 		remaining, revision, first, err := r.refund(soon(t), "refund", l, 3, "a")
-		if err != nil || remaining != 5 || revision == 0 {
+		if err != nil || remaining != 5 || revision == 0 || !first {
 			t.Fatalf("got %d at %d (%v), want 5", remaining, revision, err)
 		}
 		if remaining, _, first, err = r.start(t, nil).refund(soon(t), "refund", l, 3, "a"); err != nil || remaining != 5 || first {
