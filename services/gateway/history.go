@@ -102,7 +102,11 @@ func (c *connection) ask(f *wire.Frame, question func(context.Context) ([]byte, 
 		c.asking--
 		c.mu.Unlock()
 		if err != nil {
-			c.fail(id, wire.AsError(err).With("op", op).With("topic", topic))
+			refused := wire.AsError(err).With("op", op)
+			if topic != "" {
+				refused = refused.With("topic", topic)
+			}
+			c.fail(id, refused)
 			return
 		}
 		c.ok(id, ok)
