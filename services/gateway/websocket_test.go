@@ -69,6 +69,7 @@ func TestWhatIsNoHandshakeTakesNothing(t *testing.T) {
 	if got := try("X-Other", "1"); got != http.StatusTooManyRequests {
 		t.Errorf("a third handshake: got %d, want %d", got, http.StatusTooManyRequests)
 	}
+	settled(t, nc)
 	if n := len(asked); n != 3 {
 		t.Errorf("the limit was asked for %d times, want for 3 handshakes", n)
 	}

@@ -113,10 +113,10 @@ func TestKeysAreAdjustedWhenTheRulesChange(t *testing.T) {
 	sum := func() int64 { return r.replicas[0].metrics.adjusted.Load() + r.replicas[1].metrics.adjusted.Load() }
 	put("{capacity: 1000, refill: 900, per: 1m}")
 	const keys = 24
+	began := time.Now()
 	for i := range keys {
 		r.wants("consume", fmt.Sprintf(`{"policy":"fast","key":"k%d","cost":1000}`, i), `{"allowed":true}`)
 	}
-	began := time.Now()
 	stream, err := r.store.JetStream.Stream(t.Context(), "KV_fl_ratelimit")
 	if err != nil {
 		t.Fatal(err)
