@@ -293,3 +293,44 @@ func TestMemoryShedsEveryClass(t *testing.T) {
 	must(t, err)
 	subscribe(t, ann, "crit.b")
 }
+
+// Many subscriptions for each connection are pressure, however little is published,
+// and it ends with the connections.
+func TestSubscribersShedTheClassesThatSaySo(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, 1, "FAIRLEAD_TOPICS_FILE="+rulesFile(t, classesRules), "FAIRLEAD_PRESSURE_SUBSCRIBERS=3", "FAIRLEAD_PRESSURE_MEMORY=0")
+	events := hearPressure(t, s.worker())
+	ann := s.as(0, "ann")
+	publish := func(topic string) error {
+		_, err := ann.Publish(within(t), topic, "", 1, client.PublishOptions{})
+		return err
+	}
+	must(t, publish("bg.a"))
+	const connections = 110
+	crowd := make([]*client.Client, connections)
+	many(t, connections, func(i int) error {
+		c, err := tryDial(t, s.url(0), client.Options{Token: token("crowd", nil)})
+		if err != nil {
+			return err
+		}
+		crowd[i] = c
+		for _, topic := range []string{"normal.a", "normal.b", "normal.c", "normal.d"} {
+			if _, err := c.Request(within(t), "subscribe", map[string]any{"topic": topic}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if e := receive(t, events); e.Reason != "SUBSCRIBERS" || e.SubscriberRatio < 3 {
+		t.Errorf("got the event %+v, want SUBSCRIBERS", e)
+	}
+	wasShed(t, publish("bg.a"), "background", "SUBSCRIBERS")
+	must(t, publish("normal.a"))
+	for _, c := range crowd {
+		c.Close(wire.CloseNormal)
+	}
+	if e := receive(t, events); e.Reason != "NONE" {
+		t.Errorf("got the event %+v, want NONE", e)
+	}
+	must(t, publish("bg.a"))
+}

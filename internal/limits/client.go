@@ -158,6 +158,26 @@ func (c *Client) Counts() Counts {
 	return n
 }
 
+// Remembered returns the denial that [Client.Consume] would answer with, without
+// asking anybody.
+func (c *Client) Remembered(a Ask) (Answer, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.recall(a)
+}
+
+// recall is Remembered; c.mu is held.
+func (c *Client) recall(a Ask) (Answer, bool) {
+	if c.denials.count == 0 {
+		return Answer{}, false
+	}
+	v, denied := c.denials.look(a.Limit, a.Key, a.Cost, c.cfg.Now())
+	if denied {
+		c.counts.Remembered++
+	}
+	return Answer{Verdict: v, Cached: denied}, denied
+}
+
 // Consume wants an ask n times, each by itself and in order, and returns how many
 // were granted. It waits until ctx ends, for [Config.Wait] where ctx has no
 // deadline. An error says that the service did not decide, or that it is not known
@@ -177,12 +197,9 @@ func (c *Client) Consume(ctx context.Context, a Ask, n int64) (Answer, error) {
 	}
 	until, own := c.until(ctx)
 	c.mu.Lock()
-	if c.denials.count > 0 {
-		if v, denied := c.denials.look(a.Limit, a.Key, a.Cost, c.cfg.Now()); denied {
-			c.counts.Remembered++
-			c.mu.Unlock()
-			return Answer{Verdict: v, Cached: true}, nil
-		}
+	if denied, ok := c.recall(a); ok {
+		c.mu.Unlock()
+		return denied, nil
 	}
 	k := foldKey{a.Limit, a.Key, a.Cost}
 	f := c.folds[k]

@@ -26,6 +26,8 @@ const (
 
 // decider is the ratelimit service, or what stands for it.
 type decider interface {
+	// Remembered answers what it was denied lately, without a question.
+	Remembered(a limits.Ask) (limits.Answer, bool)
 	Consume(ctx context.Context, a limits.Ask, n int64) (limits.Answer, error)
 	ConsumeAll(ctx context.Context, asks []limits.Ask) (granted bool, _ []limits.Answer, _ error)
 }
@@ -63,7 +65,10 @@ func (l *limiter) take(ctx context.Context, by *taker, a limits.Ask, n int64) (g
 	if a.Cost > int64(a.Limit.Capacity) { // as a sum may be; there is nothing to ask
 		return l.outcome(by, a, n, shadow(a.Limit, limits.Answer{Verdict: limits.Verdict{RetryAfter: wire.Never}}, n))
 	}
-	var answer limits.Answer
+	answer, known := l.service.Remembered(a) // also while nobody can be asked
+	if known {
+		return l.outcome(by, a, n, answer)
+	}
 	if err := l.ask(ctx, func(ctx context.Context) (cached bool, err error) {
 		answer, err = l.service.Consume(ctx, a, n)
 		return answer.Cached, err

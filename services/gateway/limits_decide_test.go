@@ -37,6 +37,8 @@ func (d *deciding) decide(ctx context.Context) error {
 	return nil
 }
 
+func (d *deciding) Remembered(limits.Ask) (limits.Answer, bool) { return limits.Answer{}, false }
+
 func (d *deciding) Consume(ctx context.Context, a limits.Ask, n int64) (limits.Answer, error) {
 	if err := d.decide(ctx); err != nil {
 		return limits.Answer{}, err

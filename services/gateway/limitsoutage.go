@@ -56,6 +56,6 @@ func (o *outage) over(now time.Time) {
 	}
 	o.mu.Unlock()
 	if over {
-		o.log.Info("the ratelimit service decides again", "after", now.Sub(since).Round(time.Millisecond), "undecided", failures)
+		o.log.Info("the ratelimit service decides again", "after", now.Sub(since).Round(time.Millisecond).String(), "undecided", failures)
 	}
 }

@@ -219,6 +219,10 @@ func TestALimitWithShadowNeverRefuses(t *testing.T) {
 // recalling answers from memory.
 type recalling struct{ *deciding }
 
+func (r recalling) Remembered(limits.Ask) (limits.Answer, bool) {
+	return limits.Answer{Verdict: limits.Verdict{RetryAfter: time.Second}, Cached: true}, true
+}
+
 func (r recalling) ConsumeAll(_ context.Context, asks []limits.Ask) (bool, []limits.Answer, error) {
 	answers := make([]limits.Answer, len(asks))
 	answers[0].Cached, answers[0].RetryAfter = true, time.Second
@@ -242,6 +246,34 @@ func TestARememberedRefusalMendsNothing(t *testing.T) {
 		}
 		if l.guard.State() == breaker.Healthy {
 			t.Error("it made the breaker healthy")
+		}
+	})
+}
+
+// Nor does it take the one question that would show that the service is back, and
+// it is said though nobody may be asked.
+func TestARememberedRefusalTakesNoProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, d, _, _ := limiting()
+		l.guard = breaker.New(breaker.Config{Name: "ratelimit"})
+		d.mute.Store(true)
+		of := limit(5, 1, time.Hour)
+		of.FailMode = rules.FailOpen
+		for range breaker.Failures {
+			l.once(t, of, 1)
+		}
+		l.service = recalling{d}
+		if err := l.once(t, of, 1); err == nil || err.Code != wire.ResourceExhausted {
+			t.Errorf("while nobody is asked: got %v, want the refusal", err)
+		}
+		time.Sleep(breaker.Delay)
+		if err := l.once(t, of, 1); err == nil || err.Code != wire.ResourceExhausted {
+			t.Errorf("got %v, want the refusal", err)
+		}
+		l.service = d
+		d.mute.Store(false)
+		if err := l.once(t, of, 1); err != nil || l.guard.State() != breaker.Healthy {
+			t.Errorf("got %v, %s, want it asked and found healthy", err, l.guard.State())
 		}
 	})
 }
