@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -138,10 +139,19 @@ func checkLimits(history []limitOp, capacity int64) string {
 		}
 		const most = 30 * time.Second // it takes well below a second
 		if got := porcupine.CheckOperationsTimeout(limitModel(capacity), operations(ops), most); got != porcupine.Ok {
-			return fmt.Sprintf("%s: no order of these %d operations is one of a bucket of %d: %s", key, len(ops), capacity, got)
+			return fmt.Sprintf("%s: no order of these %d operations is one of a bucket of %d: %s%s", key, len(ops), capacity, got, inOrder(ops))
 		}
 	}
 	return ""
+}
+
+// inOrder is a history as people read it.
+func inOrder(ops []limitOp) string {
+	var b strings.Builder
+	for _, o := range slices.SortedFunc(slices.Values(ops), func(a, b limitOp) int { return cmp.Compare(a.call, b.call) }) {
+		fmt.Fprintf(&b, "\n\t%s, twice %t, id %d", o, o.twice, o.id)
+	}
+	return b.String()
 }
 
 // operations prepares the ops of one key. What nobody was told is there as a
@@ -229,10 +239,18 @@ func granted(ops []limitOp) (sure, perhaps int64) {
 }
 
 // inFlight marks the ops that were under way in one of the faults, each from and
-// to, or took so long that a second replica may have been asked.
+// to, or beside one that took so long that a second replica may have been asked:
+// replicas ask one another for many at a time, and give up on all of them when the
+// first has waited too long.
 func inFlight(ops []limitOp, faults [][2]int64, patience time.Duration) {
+	slow := slices.Clone(faults)
+	for _, o := range ops {
+		if o.ret-o.call >= int64(patience) {
+			slow = append(slow, [2]int64{o.call, o.ret})
+		}
+	}
 	for i := range ops {
 		o := &ops[i]
-		o.twice = o.ret-o.call >= int64(patience) || slices.ContainsFunc(faults, func(f [2]int64) bool { return o.call <= f[1] && f[0] <= o.ret })
+		o.twice = slices.ContainsFunc(slow, func(f [2]int64) bool { return o.call <= f[1] && f[0] <= o.ret })
 	}
 }
