@@ -58,8 +58,9 @@ type limitTruth struct {
 	refunds, probably uint64 // ids that were told of, and that may have come
 }
 
-// stale is how old the state may be of which a replica denies.
-const stale = time.Second
+// stale is how old the state may be of which a replica denies: a second since it
+// was read, and what a leader that is none any more is behind when it is.
+const stale = 2 * time.Second
 
 // limitInput is an op as the model sees it.
 type limitInput struct {
