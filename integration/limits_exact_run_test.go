@@ -124,7 +124,8 @@ func (r *limitRun) givesBack(o *limitOp, chance int) {
 		o.kind = limitReset
 	case chance < 20 && r.refunds[o.key] < ids:
 		o.kind, o.id = limitRefund, r.refunds[o.key]
-		if chance < 18 { // else somebody says it again
+		o.cost = 1 + int64(o.id%5) // said again it is the same refund, which one came or the other
+		if chance < 18 {           // else somebody says it again
 			r.refunds[o.key]++
 		}
 	}

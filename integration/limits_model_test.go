@@ -16,7 +16,7 @@ type limitOp struct {
 	key       string
 	kind      limitKind
 	cost      int64
-	id        int   // of a refund, below 64 for each key
+	id        int   // of a refund, below 64 for each key; all of one id have one cost
 	call, ret int64 // ns since the history began
 	told      answered
 	remaining int64 // said with a grant
@@ -58,9 +58,8 @@ type limitTruth struct {
 	refunds, probably uint64 // ids that were told of, and that may have come
 }
 
-// stale is how old the state may be of which a replica denies: a second since it
-// was read, and what a leader that is none any more is behind when it is.
-const stale = 2 * time.Second
+// stale is how old the state may be of which a replica denies.
+const stale = time.Second
 
 // limitInput is an op as the model sees it.
 type limitInput struct {
@@ -240,18 +239,10 @@ func granted(ops []limitOp) (sure, perhaps int64) {
 }
 
 // inFlight marks the ops that were under way in one of the faults, each from and
-// to, or beside one that took so long that a second replica may have been asked:
-// replicas ask one another for many at a time, and give up on all of them when the
-// first has waited too long.
+// to, or took so long that a second replica may have been asked.
 func inFlight(ops []limitOp, faults [][2]int64, patience time.Duration) {
-	slow := slices.Clone(faults)
-	for _, o := range ops {
-		if o.ret-o.call >= int64(patience) {
-			slow = append(slow, [2]int64{o.call, o.ret})
-		}
-	}
 	for i := range ops {
 		o := &ops[i]
-		o.twice = slices.ContainsFunc(slow, func(f [2]int64) bool { return o.call <= f[1] && f[0] <= o.ret })
+		o.twice = o.ret-o.call >= int64(patience) || slices.ContainsFunc(faults, func(f [2]int64) bool { return o.call <= f[1] && f[0] <= o.ret })
 	}
 }

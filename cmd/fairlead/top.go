@@ -94,7 +94,11 @@ func (c *TopCmd) page(top wire.Top) ([]byte, error) {
 	if err := w.Flush(); err != nil {
 		return nil, fmt.Errorf("print: %w", err)
 	}
-	fmt.Fprintf(&b, "gateways: %d; what clients published in the last 5 s\n", top.Gateways)
+	if top.Gateways == 0 {
+		fmt.Fprintln(&b, "no gateway has told its figures yet: they come every 5 s")
+	} else {
+		fmt.Fprintf(&b, "gateways: %d; what clients published in the last 5 s\n", top.Gateways)
+	}
 	return b.Bytes(), nil
 }
 
