@@ -182,14 +182,18 @@ func (r *limitRun) note(o limitOp, said string) {
 	}
 }
 
-// reach waits until the clients have n more answers.
+// reach waits until the clients have n more answers: as long as it takes, while
+// they come.
 func (r *limitRun) reach(n int) {
 	r.t.Helper()
-	want := r.answered() + n
-	eventually(r.t, fmt.Sprintf("%d answers", want), func() (any, bool) {
-		got := r.answered()
-		return got, got >= want
-	})
+	const step = 250
+	for want, end := r.answered(), r.answered()+n; want < end; {
+		want = min(want+step, end)
+		eventually(r.t, fmt.Sprintf("%d answers", want), func() (any, bool) {
+			got := r.answered()
+			return got, got >= want
+		})
+	}
 }
 
 func (r *limitRun) answered() (n int) {
