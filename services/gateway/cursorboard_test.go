@@ -230,3 +230,40 @@ func TestCursorsThatWentUnsaid(t *testing.T) {
 		t.Error("one that went is forgotten, and nobody is told")
 	}
 }
+
+// Of moves with one stamp that of the greater gateway counts, whoever hears it.
+func TestCursorsMovedAtOnce(t *testing.T) {
+	f := newFabric(3)
+	for g, b := range f.boards {
+		b.move("ann", &connection{}, fmt.Append(nil, g), f.clock(g))
+	}
+	f.settle(t, 1000)
+	f.shows(t, "2")
+}
+
+// A gateway that repeats an end holds to it as those do who hear it, also where
+// another's move has the same stamp.
+func TestCursorEndThatIsRepeated(t *testing.T) {
+	f := newFabric(3)
+	conn := &connection{}
+	f.boards[1].move("ann", conn, []byte("1"), f.clock(1))
+	f.publish(1, 1000)
+	f.now = f.now.Add(time.Millisecond)
+	f.boards[0].move("ann", conn, []byte("2"), f.clock(0))
+	f.boards[0].leave("ann", conn, f.clock(0))
+	f.publish(0, 1000)
+	f.pass(t, [2]int{0, 2})
+	f.boards[1].move("ann", conn, []byte("3"), f.clock(1))
+	f.pass(t, [2]int{1, 2}) // the first move, overtaken by the end: g2 says so
+	f.settle(t, 1000)
+	for g, b := range f.boards {
+		consistent(t, b)
+		if got, want := shownOn(b), shownOn(f.boards[0]); !maps.Equal(got, want) {
+			t.Errorf("g%d shows %v, g0 %v", g, got, want)
+		}
+	}
+	f.now = f.now.Add(time.Millisecond)
+	f.boards[1].move("ann", conn, []byte("4"), f.clock(1))
+	f.settle(t, 1000)
+	f.shows(t, "4")
+}

@@ -53,6 +53,9 @@ func (b *cursorBoard) untoldPage(bytes int, now time.Time) (p cursorPage) {
 				p.moved, p.gone, p.count = p.moved[:moved], p.gone[:gone], p.count-1
 				break
 			}
+			// Whoever said first that a cursor is gone, others hear it of this
+			// gateway: of two equal stamps they would prefer another one than here.
+			r.gateway = nil
 		}
 		delete(b.queued, user)
 		taken++
