@@ -12,16 +12,23 @@ import (
 // The metrics of each service are those of its table, no more and no fewer.
 func TestOperationsListsTheMetrics(t *testing.T) {
 	page := read(t, "operations.md")
-	for _, service := range []string{"gateway", "replay", "presence", "ratelimit"} {
+	for _, service := range []string{"gateway", "replay", "presence", "ratelimit", "tasks"} {
 		prefix := "fairlead_" + service + "_"
-		source := ""
-		for _, path := range globGo(t, "../services/"+service) {
-			source += read(t, path)
-		}
 		made := map[string]bool{}
-		for _, m := range regexp.MustCompile(`(?:gauge|counter)\("([a-z_]+)"|"`+prefix+`([a-z_]+)"`).FindAllStringSubmatch(source, -1) {
-			if name := m[1] + m[2]; name != "" && !strings.HasSuffix(name, "_") {
-				made[name] = true
+		for _, dir := range []string{"", "/*"} {
+			for _, path := range globGo(t, "../services/"+service+dir) {
+				source := read(t, path)
+				within := "" // what a part puts before all its names
+				if m := regexp.MustCompile(`"` + prefix + `([a-z]+_)" ?\+ ?name`).FindStringSubmatch(source); m != nil {
+					within = m[1]
+				}
+				for _, m := range regexp.MustCompile(`(?:gauge|counter)\("([a-z_]+)"|"`+prefix+`([a-z_]+)"`).FindAllStringSubmatch(source, -1) {
+					if m[1] != "" {
+						made[within+m[1]] = true
+					} else if m[2] != "" && !strings.HasSuffix(m[2], "_") {
+						made[m[2]] = true
+					}
+				}
 			}
 		}
 		listed := map[string]bool{}

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fairlead-io/fairlead/internal/natsdev"
+	"github.com/fairlead-io/fairlead/internal/pgdev"
 )
 
 // patience bounds every wait: it only runs out where a test fails.
@@ -51,7 +52,7 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "integration: build the binary: %v\n%s", err, out)
 		return 1
 	}
-	code := m.Run()
+	code := pgdev.Main(m).Run()
 	if err := goleak.Find(ofTheServer()...); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		return 1

@@ -178,7 +178,8 @@ func startDev(t *testing.T, env ...string) (g *gateway, natsURL string) {
 
 func startDevOn(t *testing.T, dir, httpAddr, natsAddr string, env ...string) (g *gateway, natsURL string) {
 	t.Helper()
-	env = append([]string{"FAIRLEAD_ADMIN_ADDR=off", "FAIRLEAD_AUTH_JWT_SECRET=" + testSecret, "FAIRLEAD_LOG_FORMAT=json"}, env...)
+	// A Postgres would start for each of them, and only those that need one say so.
+	env = append([]string{"FAIRLEAD_ADMIN_ADDR=off", "FAIRLEAD_AUTH_JWT_SECRET=" + testSecret, "FAIRLEAD_LOG_FORMAT=json", "FAIRLEAD_PGBIN=none"}, env...)
 	p := start(t, "dev", env, "dev", "--http", httpAddr, "--nats", natsAddr, "--data", dir)
 	g = &gateway{process: p, scheme: "http", addr: p.listening()}
 	natsURL = strings.Fields(p.line(p.stdout, "  nats     "))[1]

@@ -25,6 +25,7 @@ type BenchCmd struct {
 	Ask           benchAsk           `cmd:"" help:"Asking a user over two gateways, and one who is offline, against a bare NATS request."`
 	Ratelimit     benchRatelimit     `cmd:"" help:"Decisions about limits: one hot key, many keys, and a flood that is denied."`
 	Flood         benchFlood         `cmd:"" help:"A user floods what a limit denies: what the others notice, with the flood and without it in turn."`
+	Tasks         benchTasks         `cmd:"" help:"Durable tasks: stored one by one and done, a backlog, and the time to start in an idle system. Needs an installed Postgres."`
 	ReplayStorm   benchReplayStorm   `cmd:"" help:"A gateway is killed: until all its clients have what they missed, against plain connects."`
 	NATS          benchNATS          `cmd:"" name:"nats" hidden:""`
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-io/fairlead/services/presence"
 	"github.com/fairlead-io/fairlead/services/ratelimit"
 	"github.com/fairlead-io/fairlead/services/replay"
+	"github.com/fairlead-io/fairlead/services/tasks"
 )
 
 const envPrefix = "FAIRLEAD_"
@@ -35,12 +36,13 @@ type config struct {
 	Demo       bool           `env:"DEMO, default=false" help:"serve the demo page at /demo; on in dev, which also hands out tokens for it"`
 	LogLevel   string         `env:"LOG_LEVEL, default=info" help:"debug, info, warn or error"`
 	LogFormat  string         `env:"LOG_FORMAT" help:"text or json; text on a terminal, else json"`
-	// Postgres is asked for nothing unless a rule needs it.
-	Postgres  string `env:"POSTGRES_URL" help:"where rules with archive keep their copy: postgres://user:password@host/database" secret:"true"`
+	// Postgres is asked for nothing unless tasks, or a rule, need it.
+	Postgres  string `env:"POSTGRES_URL" help:"where tasks are kept, and the copy of rules with archive: postgres://user:password@host/database" secret:"true"`
 	Gateway   gateway.Config
 	Replay    replay.Config
 	Presence  presence.Config
 	Ratelimit ratelimit.Config
+	Tasks     tasks.Config
 }
 
 type natsConfig struct {
@@ -163,6 +165,7 @@ func loadConfig(ctx context.Context, lookup func(string) (string, bool), default
 	c.Replay.Namespace, c.Replay.Replicas, c.Replay.PostgresURL = c.Namespace, c.NATS.Replicas, c.Postgres
 	c.Presence.Namespace, c.Presence.Replicas = c.Namespace, c.NATS.Replicas
 	c.Ratelimit.Namespace, c.Ratelimit.Replicas = c.Namespace, c.NATS.Replicas
+	c.Tasks.Namespace, c.Tasks.Replicas, c.Tasks.PostgresURL = c.Namespace, c.NATS.Replicas, c.Postgres
 	if c.NATS.Replicas < 1 || c.NATS.Replicas > 5 {
 		errs = append(errs, fmt.Errorf("%sNATS_REPLICAS=%d: from 1 to 5", envPrefix, c.NATS.Replicas))
 	}

@@ -79,11 +79,14 @@ A process is configured by environment variables, what topics may do by one
 			dev = "`127.0.0.1:9090`"
 		case "NATS_URL":
 			dev = "ignored"
+		case "POSTGRES_URL":
+			dev = "a PostgreSQL that is installed, in the data directory"
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s%s | %s |\n", name, def, s.Help, unit(s.Type), dev)
 	}
 	fmt.Fprintf(&b, `
 `+"`FAIRLEAD_URL` and `FAIRLEAD_TOKEN`"+` are read by the client tools (`+"`fairlead pub`, `sub`, `call`"+`),
+`+"`FAIRLEAD_PGBIN`"+` by `+"`fairlead dev`"+`: the directory of initdb and postgres, where they are in none of the usual places,
 the standard `+"`OTEL_*`"+` variables by telemetry: nothing is exported unless they ask for it.
 Known and not used yet, for services to come: %s.
 

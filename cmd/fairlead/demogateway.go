@@ -48,17 +48,22 @@ func demoGateway(env *Env, natsURL string, secret []byte) *demo.Second {
 	if err != nil || secret == nil {
 		return nil
 	}
-	// What concerns dev's own listeners, NATS and rules is not for this one; it
-	// follows the rules that dev has put into the bucket.
-	vars := slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		name, ok := strings.CutPrefix(kv, envPrefix)
-		return ok && (strings.HasPrefix(name, "NATS_") || strings.HasPrefix(name, "TLS_") || strings.HasPrefix(name, "TOPICS_FILE") || strings.HasPrefix(name, "DEMO"))
-	})
-	vars = append(vars, envPrefix+"NATS_URL="+natsURL, envPrefix+"AUTH=jwt", envPrefix+"AUTH_JWT_SECRET="+string(secret),
+	vars := demoVariables(envPrefix+"NATS_URL="+natsURL, envPrefix+"AUTH=jwt", envPrefix+"AUTH_JWT_SECRET="+string(secret),
 		envPrefix+"ADMIN_ADDR=off", envPrefix+"LOG_LEVEL=warn", envPrefix+"LIMIT_FRAMES_PER_SECOND=0")
 	return demo.NewSecond(func() *exec.Cmd {
 		process := exec.Command(program, "demo-gateway")
 		process.Env, process.Stderr = vars, env.Stderr
 		return process
 	}, slog.New(slog.NewTextHandler(env.Stderr, nil)))
+}
+
+// demoVariables is the environment of a process of the demo page. What concerns
+// dev's own listeners, NATS and rules is not for it; it follows the rules that dev
+// has put into the bucket.
+func demoVariables(more ...string) []string {
+	vars := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		name, ok := strings.CutPrefix(kv, envPrefix)
+		return ok && (strings.HasPrefix(name, "NATS_") || strings.HasPrefix(name, "TLS_") || strings.HasPrefix(name, "TOPICS_FILE") || strings.HasPrefix(name, "DEMO"))
+	})
+	return append(vars, more...)
 }

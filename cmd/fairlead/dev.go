@@ -26,11 +26,11 @@ import (
 )
 
 // DevCmd runs everything on one machine: an embedded NATS server with
-// JetStream, the gateway and the demo page.
+// JetStream, every service and the demo page; tasks where it finds a PostgreSQL.
 type DevCmd struct {
 	HTTP string   `name:"http" placeholder:"ADDR" help:"Public listener (default 127.0.0.1:8080, or FAIRLEAD_HTTP_ADDR)."`
 	NATS string   `name:"nats" default:"127.0.0.1:4222" placeholder:"ADDR" help:"NATS listener (default ${default})."`
-	Data string   `default:"./.fairlead" placeholder:"DIR" help:"Where NATS keeps its data, and the secret that signs tokens (default ${default})."`
+	Data string   `default:"./.fairlead" placeholder:"DIR" help:"Where NATS and Postgres keep their data, and the secret that signs tokens (default ${default})."`
 	Host []string `placeholder:"NAME" help:"Answer to this host name too, beside localhost."`
 }
 
@@ -79,18 +79,30 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return usage(fmt.Errorf("--data %s: %w", c.Data, err))
 	}
+	database := c.postgres(cfg)
+	defer database.stop() // last: everything else may have something to write
 	server, err := c.startNATS()
 	if err != nil {
 		return err
 	}
 	defer server.Shutdown()
+	database.launch(ctx, env)
 
 	second := demoGateway(env, server.ClientURL(), secret)
 	if second != nil {
 		defer second.Close()
 	}
+	var tasks demo.TaskOptions
 	if cfg.Demo {
-		worker, err := demo.StartWorker(server.InProcess(), fairlead.Options{Namespace: cfg.Namespace, ReplyPrefixes: cfg.NATS.ReplyPrefixes},
+		off := ""
+		if cfg.Postgres == "" {
+			off = database.String()
+		}
+		tasks = demoTasks(env, server.ClientURL(), off)
+		if tasks.Renderer != nil {
+			defer tasks.Renderer.Close()
+		}
+		worker, err := demo.StartWorker(server.InProcess(), fairlead.Options{Namespace: cfg.Namespace, ReplyPrefixes: cfg.NATS.ReplyPrefixes}, tasks,
 			slog.New(slog.NewTextHandler(env.Stderr, nil)))
 		if err != nil {
 			return err
@@ -98,7 +110,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 		defer worker.Close()
 	}
 	p := process{
-		mode: rules.Dev, what: "dev", gateway: true, replay: true, presence: true, ratelimit: true,
+		mode: rules.Dev, what: "dev", gateway: true, replay: true, presence: true, ratelimit: true, tasks: cfg.Postgres != "",
 		bus:  &bus.Config{InProcess: server.InProcess(), ReplyPrefixes: cfg.NATS.ReplyPrefixes},
 		http: listener,
 		mount: func(mux *http.ServeMux) {
@@ -107,9 +119,12 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 				if second != nil {
 					second.Mount(mux)
 				}
+				if tasks.Renderer != nil {
+					tasks.Renderer.Mount(mux)
+				}
 			}
 		},
-		ready: func(*slog.Logger) { c.welcome(env, cfg, listener, server, secret) },
+		ready: func(*slog.Logger) { c.welcome(env, cfg, listener, server, database, secret) },
 	}
 	return serve(ctx, env, cfg, p)
 }
@@ -194,7 +209,7 @@ func mint(secret []byte, cfg *config, user string) (string, error) {
 }
 
 // welcome says where everything is, once it is there.
-func (c *DevCmd) welcome(env *Env, cfg *config, listener net.Listener, server *natsdev.Server, secret []byte) {
+func (c *DevCmd) welcome(env *Env, cfg *config, listener net.Listener, server *natsdev.Server, database *devPostgres, secret []byte) {
 	at := listener.Addr().String()
 	scheme, ws := "http", "ws"
 	if cfg.Gateway.TLSCert != "" {
@@ -205,7 +220,7 @@ func (c *DevCmd) welcome(env *Env, cfg *config, listener net.Listener, server *n
 	if cfg.Demo {
 		fmt.Fprintf(out, "  demo     %s://%s/demo\n", scheme, at)
 	}
-	fmt.Fprintf(out, "  gateway  %s://%s/ws\n  nats     %s\n", ws, at, server.ClientURL())
+	fmt.Fprintf(out, "  gateway  %s://%s/ws\n  nats     %s\n  tasks    %s\n", ws, at, server.ClientURL(), database)
 	if cfg.AdminAddr != "off" {
 		fmt.Fprintf(out, "  metrics  http://%s/metrics\n", cfg.AdminAddr)
 	}

@@ -28,6 +28,7 @@ type cli struct {
 	Send    SendCmd    `cmd:"" help:"Send to a user, a connection, or all with some attributes, on the bus."`
 	Kick    KickCmd    `cmd:"" help:"Disconnect a user or a connection, on the bus."`
 	Limit   LimitCmd   `cmd:"" help:"Look at buckets of limits, take from them, ban and unban, on the bus."`
+	Tasks   TasksCmd   `cmd:"" help:"Look at tasks, ask for one, follow, cancel and retry them, on the bus."`
 	Replay  ReplayCmd  `cmd:"" help:"Ask for the past of a topic, on the bus at FAIRLEAD_NATS_URL."`
 	Top     TopCmd     `cmd:"" help:"Show the topics that clients publish to most, on the bus at FAIRLEAD_NATS_URL."`
 	Token   TokenCmd   `cmd:"" help:"Make a token."`
@@ -37,6 +38,7 @@ type cli struct {
 	Version VersionCmd `cmd:"" help:"Print the version."`
 
 	DemoGateway DemoGatewayCmd `cmd:"" hidden:""`
+	DemoWorker  DemoWorkerCmd  `cmd:"" hidden:""`
 }
 
 func main() {

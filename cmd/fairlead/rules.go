@@ -40,8 +40,12 @@ func (c *RulesCheckCmd) Run(_ context.Context, env *Env) error {
 	for _, w := range set.Warnings {
 		fmt.Fprintf(env.Stderr, "%s:%s (warning)\n", c.File, w)
 	}
-	fmt.Fprintf(env.Stdout, "%s: ok: %d topic, %d call and %d group rules, %d limits, %d tests passed; digest %s\n",
-		c.File, len(set.Topics), len(set.Calls), len(set.Groups), len(set.Limits), len(set.Tests), set.Digest())
+	bridges := ""
+	if n := len(set.Bridges); n > 0 {
+		bridges = fmt.Sprintf(" %d bridges,", n)
+	}
+	fmt.Fprintf(env.Stdout, "%s: ok: %d topic, %d call and %d group rules, %d limits,%s %d tests passed; digest %s\n",
+		c.File, len(set.Topics), len(set.Calls), len(set.Groups), len(set.Limits), bridges, len(set.Tests), set.Digest())
 	return nil
 }
 

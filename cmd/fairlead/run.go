@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-io/fairlead/internal/rules"
@@ -13,19 +14,17 @@ import (
 
 // RunCmd runs services against an external NATS, as the environment says.
 type RunCmd struct {
-	Services []string `arg:"" help:"gateway, presence, replay, ratelimit, or all."`
+	Services []string `arg:"" help:"gateway, presence, replay, ratelimit, tasks, or all."`
 }
 
-// services are the services of the protocol, and whether they exist yet.
-var services = map[string]bool{"gateway": true, "presence": true, "replay": true, "ratelimit": true, "tasks": false}
+// services are the services of the protocol.
+var services = []string{"gateway", "presence", "replay", "ratelimit", "tasks"}
 
 // Run serves until ctx is done, then drains.
 func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 	for _, name := range c.Services {
-		if exists, known := services[name]; name != "all" && !known {
-			return &exitError{exitUsage, fmt.Errorf("run %s: no such service; there are gateway, presence, replay, ratelimit and all", name)}
-		} else if name != "all" && !exists {
-			return &exitError{exitUsage, fmt.Errorf("run %s: this service is not built yet; there are gateway, presence, replay, ratelimit and all", name)}
+		if name != "all" && !slices.Contains(services, name) {
+			return &exitError{exitUsage, fmt.Errorf("run %s: no such service; there are %s and all", name, strings.Join(services, ", "))}
 		}
 	}
 	cfg, err := loadConfig(ctx, os.LookupEnv, nil)
@@ -41,9 +40,15 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 		p.presence = p.presence || name == "presence" || name == "all"
 		p.replay = p.replay || name == "replay" || name == "all"
 		p.ratelimit = p.ratelimit || name == "ratelimit" || name == "all"
+		// Of all services only this one needs a database: without one `all` is the
+		// others, and who asks for tasks by name is told what is missing.
+		p.tasks = p.tasks || name == "tasks" || name == "all" && cfg.Postgres != ""
 	}
 	if cfg.Demo {
 		p.mount = func(mux *http.ServeMux) { mountDemo(mux, nil, cfg) } // without tokens: who calls for them is unknown
+	}
+	if !p.tasks && slices.Contains(c.Services, "all") {
+		p.off = "tasks are off: FAIRLEAD_POSTGRES_URL says where they are to be kept"
 	}
 	return serve(ctx, env, cfg, p)
 }

@@ -25,7 +25,9 @@ type process struct {
 	ready func(*slog.Logger) // called once, when every service is; may be nil
 	http  net.Listener       // nil: the gateway listens by its address
 
-	gateway, replay, presence, ratelimit bool // the services
+	gateway, replay, presence, ratelimit, tasks bool // the services
+
+	off string // what is off, and why; "" for nothing
 }
 
 // name is what telemetry calls the process.
@@ -34,7 +36,7 @@ func (p process) name() string {
 	for _, s := range [...]struct {
 		runs bool
 		name string
-	}{{p.gateway, "gateway"}, {p.replay, "replay"}, {p.presence, "presence"}, {p.ratelimit, "ratelimit"}} {
+	}{{p.gateway, "gateway"}, {p.replay, "replay"}, {p.presence, "presence"}, {p.ratelimit, "ratelimit"}, {p.tasks, "tasks"}} {
 		if s.runs {
 			name = "fairlead-" + s.name
 			n++
@@ -68,6 +70,9 @@ func serve(ctx context.Context, env *Env, cfg *config, p process) error {
 	log := tel.Log
 	for _, line := range unknownVariables(os.Environ()) {
 		log.Warn("unknown variable", "variable", line)
+	}
+	if p.off != "" {
+		log.Info(p.off)
 	}
 	natsConfig := cfg.NATS.bus()
 	if p.bus != nil {
@@ -110,6 +115,9 @@ func newProcess(cfg *config, natsConfig bus.Config, p process, live *rules.Live,
 	}
 	if p.ratelimit {
 		composed.Ratelimit = &cfg.Ratelimit
+	}
+	if p.tasks {
+		composed.Tasks = &cfg.Tasks
 	}
 	if !p.gateway {
 		parts, err := suite.New(composed)

@@ -54,6 +54,7 @@ type site struct {
 	gateways []*child
 	presence *child // nil where nothing needs it
 	limits   []*child
+	tasks    *child // nil where nothing needs it
 }
 
 // openSite starts a NATS server, the replay service and so many gateways, and
@@ -194,7 +195,7 @@ func (s *site) target(g *child) Target {
 
 // close ends the processes and removes what nobody asked to keep.
 func (s *site) close() {
-	for _, c := range append(append(s.gateways, s.limits...), s.presence, s.replay, s.nats) {
+	for _, c := range append(append(s.gateways, s.limits...), s.tasks, s.presence, s.replay, s.nats) {
 		if c != nil {
 			c.kill()
 		}
@@ -206,7 +207,7 @@ func (s *site) close() {
 
 // children are the processes that run.
 func (s *site) children() (all []*child) {
-	for _, c := range append(append([]*child{s.nats, s.replay, s.presence}, s.gateways...), s.limits...) {
+	for _, c := range append(append([]*child{s.nats, s.replay, s.presence, s.tasks}, s.gateways...), s.limits...) {
 		if c != nil && !c.dead() {
 			all = append(all, c)
 		}

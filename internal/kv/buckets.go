@@ -35,6 +35,12 @@ func Limits(replicas int) Config {
 	return Config{Name: "ratelimit", Description: "What keys have left of the limits", Replicas: replicas, NoMarkers: true}
 }
 
+// Locks is the bucket of the locks: a value for each key that is held or was a
+// moment ago. Its entries are read from the leader alone, and leave no trace.
+func Locks(ns wire.Namespace, replicas int) Config {
+	return Config{Name: "locks", Description: "Who has which lock, and who waits for it", Replicas: replicas, NoMarkers: true, Republish: string(ns) + ".locks"}
+}
+
 // Sessions is the bucket of what HTTP servers keep of their visitors.
 func Sessions(replicas int) Config {
 	return Config{Name: "sessions", Description: "Sessions of HTTP servers", Replicas: replicas}

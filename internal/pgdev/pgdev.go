@@ -67,6 +67,19 @@ type Server struct {
 // *[MissingError]. As root the server runs as the user nobody, who needs a way
 // into the directory: one made with os.MkdirTemp has it.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
+	s, err := Find(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Launch(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Find returns a server that has yet to be launched: its URL is known already.
+// Its errors are those of [Start] that need no server.
+func Find(cfg Config) (*Server, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("start postgres: the directory must be named")
 	}
@@ -82,15 +95,25 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if s.bin, err = find(cmp.Or(cfg.Bin, os.Getenv("FAIRLEAD_PGBIN")), s.version()); err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx); err != nil {
-		return nil, fmt.Errorf("prepare postgres in %s: %w", dir, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.start(ctx); err != nil {
-		return nil, fmt.Errorf("start postgres in %s: %w", dir, err)
+	if s.cfg.Port == 0 {
+		if s.cfg.Port, err = freePort(); err != nil { // a restart keeps it
+			return nil, fmt.Errorf("start postgres: %w", err)
+		}
 	}
 	return s, nil
+}
+
+// Launch starts a server that [Find] has found, as [Start] does.
+func (s *Server) Launch(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.prepare(ctx); err != nil {
+		return fmt.Errorf("prepare postgres in %s: %w", s.cfg.Dir, err)
+	}
+	if err := s.start(ctx); err != nil {
+		return fmt.Errorf("start postgres in %s: %w", s.cfg.Dir, err)
+	}
+	return nil
 }
 
 func (s *Server) data() string { return filepath.Join(s.cfg.Dir, "data") }
@@ -162,13 +185,6 @@ func environment() []string {
 func (s *Server) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if s.cfg.Port == 0 {
-		port, err := freePort()
-		if err != nil {
-			return err
-		}
-		s.cfg.Port = port // a restart keeps it
-	}
 	args := []string{
 		"-D", s.data(), "-p", strconv.Itoa(s.cfg.Port), "-k", s.sockets,
 		"-c", "listen_addresses=127.0.0.1", "-c", "logging_collector=off", "-c", "log_destination=stderr",

@@ -94,6 +94,8 @@ func (f *field) docValue() string {
 		v = "a topic, `*`, `>`, placeholders"
 	case kindGlob:
 		v = "a topic, `*`, `>`"
+	case kindChannel:
+		v = "1-63 of `[a-zA-Z0-9_]`, the first no digit, not `pg_…` or `information_schema…`"
 	case kindTake:
 		v = "a name, or a mapping"
 	case kindClass:

@@ -53,6 +53,11 @@ func (s *Set) explainTopic(w io.Writer, source string, n wire.Namespace, topic s
 	fmt.Fprintf(w, "\nsubject\t%s\nkept\t%s\nfrom\t%s\nslow\t%s\nclass\t%s\nrate\t%s\n",
 		subject, t.keeps(n), yesNo(t.From, "messages show who published them", "messages do not show who published them"),
 		t.Slow, s.Class(t.Class).words(), t.PublishRate.words("publish"))
+	for _, b := range s.Bridges {
+		if b.Covers(topic) {
+			fmt.Fprintf(w, "bridged\tnotifications of the Postgres channel %s may be published on it\n", b.Channel)
+		}
+	}
 	if s.Connect.Limit != "" {
 		fmt.Fprintf(w, "before it\t%s\n", s.Connect.words("new connection"))
 	}

@@ -12,7 +12,8 @@ const (
 	kindText kind = iota
 	kindName
 	kindMatch
-	kindGlob // a match without placeholders
+	kindGlob    // a match without placeholders
+	kindChannel // of Postgres
 	kindBool
 	kindCount
 	kindSize
@@ -71,7 +72,7 @@ var file = &object{title: "The file", fields: []field{
 	{name: "topics", kind: kindObject, list: true, of: topicObject, doc: "what topics may do; the first rule that matches governs, and a topic that none matches is denied"},
 	{name: "limits", kind: kindObject, keyed: true, of: limitObject, doc: "token buckets by name, for `rate`"},
 	{name: "admission", kind: kindObject, of: admissionObject, doc: "what is shed first under pressure"},
-	{name: "bridges", kind: kindObject, list: true, of: bridgeObject, doc: "Postgres LISTEN to topics"},
+	{name: "bridges", kind: kindObject, list: true, of: bridgeObject, doc: "what Postgres notifies, published on topics"},
 	{name: "calls", kind: kindObject, list: true, of: callObject, doc: "which methods clients may call; a method that none matches is denied"},
 	{name: "groups", kind: kindObject, list: true, of: groupObject, doc: "which groups clients may join; a group that none matches is denied"},
 	{name: "tests", kind: kindObject, list: true, of: testObject, doc: "what the file expects of itself, for `fairlead rules check`"},
@@ -155,8 +156,8 @@ var topPublisherObject = &object{title: "clusterTopPublisher", fields: []field{
 }}
 
 var bridgeObject = &object{title: "bridges", fields: []field{
-	{name: "channel", kind: kindText, required: true, min: 1, max: 63, doc: "the Postgres channel"},
-	{name: "topics", kind: kindGlob, list: true, required: true, doc: "where its payloads may be published"},
+	{name: "channel", kind: kindChannel, required: true, doc: "the Postgres channel, as `pg_notify` has it: `NOTIFY Rows` without quotes is `rows`. Once in the file"},
+	{name: "topics", kind: kindGlob, list: true, required: true, doc: "where its payloads may be published, one pattern or more; a gap is announced on all that name one topic"},
 }}
 
 var callObject = &object{title: "calls", fields: []field{

@@ -97,6 +97,8 @@ func (f *field) check(text string) string {
 	case kindGlob:
 		p, err := compilePattern(text)
 		ok = err == nil && p.holes == nil
+	case kindChannel:
+		ok = isChannel(text)
 	case kindEnum:
 		ok = slices.Contains(f.enum, text)
 	case kindCount:

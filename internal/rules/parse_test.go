@@ -100,7 +100,7 @@ func TestParseExample(t *testing.T) {
 			{Name: "loud", Shed: []Pressure{}, TopPublisher: 1},
 			{Name: "normal", Shed: []Pressure{Memory, PublishRate}},
 		},
-		Bridges: []Bridge{{"table_changes", []string{"db.>"}}},
+		Bridges: []Bridge{{"table_changes", []string{"db.>", "chat.lobby"}}},
 		Calls: []*Call{
 			{Match: "orders.*", Line: 32, Allow: User, Timeout: 5 * time.Second, Rate: Take{"messages", 1}},
 			{Match: "me.{user}.*", Line: 33, Allow: User, Timeout: 5 * time.Second, Rate: Take{"by-address", 2}},

@@ -36,9 +36,7 @@ func readSet(m *mapping, mode Mode) *Set {
 	for _, g := range m.sections("groups") {
 		s.Groups = append(s.Groups, readGroup(g, mode))
 	}
-	for _, b := range m.sections("bridges") {
-		s.Bridges = append(s.Bridges, Bridge{Channel: b.str("channel"), Topics: b.texts("topics")})
-	}
+	s.Bridges = readBridges(m.sections("bridges"))
 	for _, t := range m.sections("tests") {
 		s.Tests = append(s.Tests, readTest(t))
 	}

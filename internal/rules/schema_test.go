@@ -97,6 +97,8 @@ func samples(f field) []string {
 		return []string{"abc", "a-b_C1", "a b", `""`, strings.Repeat("a", maxName), strings.Repeat("a", maxName+1), "1"}
 	case kindMatch, kindGlob:
 		return []string{"a", `"a.>"`, `""`, "1", "true", strings.Repeat("a", 256)}
+	case kindChannel:
+		return []string{"abc", "_aB9", "a-b", "9a", `""`, "1", strings.Repeat("a", 63), strings.Repeat("a", 64), "pg_a", "PG_a", "pga", "Information_Schema", "informations"}
 	case kindText:
 		return []string{strings.Repeat("a", int(f.max)), strings.Repeat("a", int(f.max)+1), `""`, "1"}
 	case kindTake:
@@ -215,12 +217,27 @@ func (f *field) schema() map[string]any {
 	return one
 }
 
+// anyCase is a regular expression for a text in whatever case.
+func anyCase(text string) string {
+	var b strings.Builder
+	for _, c := range text {
+		if c == '_' {
+			b.WriteRune(c)
+			continue
+		}
+		b.WriteString("[" + string(c) + strings.ToUpper(string(c)) + "]")
+	}
+	return b.String()
+}
+
 func (f *field) schemaOfOne() map[string]any {
 	switch f.kind {
 	case kindText:
 		return map[string]any{"type": "string", "minLength": f.min, "maxLength": f.max}
 	case kindName:
 		return map[string]any{"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": maxName}
+	case kindChannel:
+		return map[string]any{"type": "string", "pattern": "^[a-zA-Z_][a-zA-Z0-9_]{0,62}$", "not": map[string]any{"pattern": "^([pP][gG]_|" + anyCase("information_schema") + ")"}}
 	case kindMatch, kindGlob:
 		return map[string]any{"type": "string", "minLength": 1, "maxLength": 255}
 	case kindBool:

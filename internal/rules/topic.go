@@ -129,13 +129,6 @@ func (l *Limit) Version() string {
 	return strconv.FormatUint(h, 36)
 }
 
-// Bridge publishes the notifications of a Postgres channel. A payload never
-// chooses a topic outside Topics.
-type Bridge struct {
-	Channel string
-	Topics  []string // patterns
-}
-
 // derivedName makes a rule's name from its match: `log.>` is log,
 // `*.{attr.org}.x` is any_attr_org_x.
 func derivedName(match string) string {

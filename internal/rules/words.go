@@ -22,6 +22,8 @@ func (f *field) allowed() string {
 		return errMatch.Error()
 	case kindGlob:
 		return "a topic, in which * stands for one token and a last > for one or more, without placeholders"
+	case kindChannel:
+		return "1-63 characters of [a-zA-Z0-9_], the first no digit, and not beginning with pg_ or information_schema"
 	case kindBool:
 		return "true or false"
 	case kindCount:

@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-io/fairlead/services/presence"
 	"github.com/fairlead-io/fairlead/services/ratelimit"
 	"github.com/fairlead-io/fairlead/services/replay"
+	"github.com/fairlead-io/fairlead/services/tasks"
 )
 
 // Config says which services a process has, and what they share.
@@ -29,10 +30,11 @@ type Config struct {
 	Telemetry *telemetry.Telemetry // providers that are nil measure and trace nothing
 	Version   string
 
-	Gateway   *gateway.Config   // nil, like the next three: the process has none
+	Gateway   *gateway.Config   // nil, like the next four: the process has none
 	Replay    *replay.Config    //
 	Presence  *presence.Config  //
 	Ratelimit *ratelimit.Config //
+	Tasks     *tasks.Config     //
 
 	Listener net.Listener         // the gateway's; closed by Run
 	Mount    func(*http.ServeMux) // more handlers for it; may be nil
@@ -72,6 +74,15 @@ func New(cfg Config) (*Process, error) {
 	}
 	if cfg.Ratelimit != nil {
 		s, err := ratelimit.New(*cfg.Ratelimit, ratelimit.Deps{
+			NATS: cfg.NATS, Rules: cfg.Rules, Log: tel.Log, Version: cfg.Version, Meter: tel.MeterProvider, Tracer: tel.TracerProvider, Checks: &p.checks,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.backs = append(p.backs, s.Run)
+	}
+	if cfg.Tasks != nil {
+		s, err := tasks.New(*cfg.Tasks, tasks.Deps{
 			NATS: cfg.NATS, Rules: cfg.Rules, Log: tel.Log, Version: cfg.Version, Meter: tel.MeterProvider, Tracer: tel.TracerProvider, Checks: &p.checks,
 		})
 		if err != nil {

@@ -28,8 +28,8 @@ type Call struct {
 	Header nats.Header
 
 	msg       *nats.Msg
-	ctx       context.Context         // the handler's
-	cancelled context.CancelCauseFunc // set while [cancels] knows of the call
+	ctx       context.Context // the handler's
+	cancelled cancelled       // what [cancels] knows of the call
 
 	mu   sync.Mutex
 	done bool // answered; guarded by mu

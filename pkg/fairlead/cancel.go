@@ -2,6 +2,7 @@ package fairlead
 
 import (
 	"context"
+	"encoding/json"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -22,10 +23,16 @@ type cancels struct {
 	sub *nats.Subscription
 
 	mu     sync.Mutex
-	calls  map[string]*Call    // that run, by the subject of Fl-Cancel
-	recent map[string]struct{} // subjects of others that were heard
-	ring   []string            // recent, the oldest at next once it is full
+	calls  map[string]*cancelled // that run, by the subject of Fl-Cancel
+	recent map[string]error      // subjects of others that were heard, with why
+	ring   []string              // recent, the oldest at next once it is full
 	next   int
+}
+
+// cancelled is a call, or the attempt of a task, that can be cancelled.
+type cancelled struct {
+	subject string // "": it can't
+	cancel  context.CancelCauseFunc
 }
 
 // hearCancels subscribes, once.
@@ -38,9 +45,9 @@ func (f *Fairlead) hearCancels() (*cancels, error) {
 	if f.cancels != nil {
 		return f.cancels, nil
 	}
-	cs := &cancels{calls: map[string]*Call{}, recent: map[string]struct{}{}}
+	cs := &cancels{calls: map[string]*cancelled{}, recent: map[string]error{}}
 	var err error
-	cs.sub, err = f.nc.Subscribe(f.opts.Namespace.CallCancels(), func(msg *nats.Msg) { cs.heard(msg.Subject) })
+	cs.sub, err = f.nc.Subscribe(f.opts.Namespace.CallCancels(), func(msg *nats.Msg) { cs.heard(msg.Subject, cancelCause(msg.Data)) })
 	if err != nil {
 		return nil, failed(err)
 	}
@@ -50,41 +57,41 @@ func (f *Fairlead) hearCancels() (*cancels, error) {
 
 // begin has the call's context end when its cancellation is heard, or at once
 // where it was heard already.
-func (cs *cancels) begin(c *Call, cancel context.CancelCauseFunc) {
-	subject := wire.HeaderValue(c.Header, wire.HeaderCancel)
-	if subject == "" {
+func (cs *cancels) begin(c *cancelled) {
+	if c.subject == "" {
 		return
 	}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if _, ok := cs.recent[subject]; ok {
-		cancel(wire.ErrCancelled)
+	if cause, ok := cs.recent[c.subject]; ok {
+		c.cancel(cause)
 		return
 	}
-	c.cancelled = cancel
-	cs.calls[subject] = c
+	cs.calls[c.subject] = c
 }
 
-func (cs *cancels) end(c *Call) {
-	subject := wire.HeaderValue(c.Header, wire.HeaderCancel)
+func (cs *cancels) end(c *cancelled) {
+	if c.subject == "" {
+		return
+	}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if cs.calls[subject] == c {
-		delete(cs.calls, subject)
+	if cs.calls[c.subject] == c {
+		delete(cs.calls, c.subject)
 	}
 }
 
-func (cs *cancels) heard(subject string) {
+func (cs *cancels) heard(subject string, cause error) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if c := cs.calls[subject]; c != nil {
-		c.cancelled(wire.ErrCancelled)
+		c.cancel(cause)
 		return
 	}
 	if _, ok := cs.recent[subject]; ok {
 		return
 	}
-	cs.recent[subject] = struct{}{}
+	cs.recent[subject] = cause
 	if len(cs.ring) < recentCancels {
 		cs.ring = append(cs.ring, subject)
 		return
@@ -92,6 +99,19 @@ func (cs *cancels) heard(subject string) {
 	delete(cs.recent, cs.ring[cs.next])
 	cs.ring[cs.next] = subject
 	cs.next = (cs.next + 1) % recentCancels
+}
+
+// cancelCause says why something is cancelled: of an attempt, also that it was
+// given up.
+func cancelCause(data []byte) error {
+	var why struct{ Reason string }
+	if len(data) > 0 && json.Unmarshal(data, &why) == nil {
+		switch why.Reason {
+		case "lost", "timeout", "takeover":
+			return ErrFenceLost
+		}
+	}
+	return wire.ErrCancelled
 }
 
 func (cs *cancels) close() {

@@ -41,9 +41,18 @@ type Fairlead struct {
 	opts Options
 
 	mu      sync.Mutex
-	closed  bool                  // guarded by mu, with the next two
-	open    map[*running]struct{} // what [Handle], Subscribe and Events began
-	cancels *cancels              // nil until the first handler
+	closed  bool               // guarded by mu, with the next two
+	open    map[begun]struct{} // what [Handle], [Work], Subscribe and Events began
+	cancels *cancels           // nil until the first handler
+
+	locks locks // what this process has locked
+}
+
+// begun is something that runs until it is drained.
+type begun interface {
+	drain(ctx context.Context) error
+	end(cause error) // of the contexts of all its work; returns at once
+	halt()           // end, and wait for it
 }
 
 // New returns the backend's side over nc, which stays the caller's: [Fairlead.Drain]
@@ -55,10 +64,10 @@ func New(nc *nats.Conn, opts Options) *Fairlead {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	return &Fairlead{nc: nc, opts: opts, open: map[*running]struct{}{}}
+	return &Fairlead{nc: nc, opts: opts, open: map[begun]struct{}{}}
 }
 
-// Drain stops everything that [Handle], [Fairlead.Subscribe] and
+// Drain stops everything that [Handle], [Work], [Fairlead.Subscribe] and
 // [Fairlead.Events] began, without losing anything: new calls go to other
 // workers, those that have arrived are answered, and the answers have reached
 // NATS when it returns. When ctx ends first it does what [Fairlead.Close] does
@@ -76,7 +85,7 @@ func (f *Fairlead) Drain(ctx context.Context) error {
 	return err
 }
 
-// Close stops everything that [Handle], [Fairlead.Subscribe] and
+// Close stops everything that [Handle], [Work], [Fairlead.Subscribe] and
 // [Fairlead.Events] began: calls that wait are not worked on any more, the
 // contexts of running handlers end, and it returns when they have returned. A
 // handler must not call it, nor Drain: they would wait for each other.
@@ -92,7 +101,7 @@ func (f *Fairlead) Close() {
 }
 
 // close lets nothing begin any more, and returns what runs.
-func (f *Fairlead) close() (open []*running) {
+func (f *Fairlead) close() (open []begun) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
@@ -102,8 +111,9 @@ func (f *Fairlead) close() (open []*running) {
 	return open
 }
 
-// end releases what the handlers shared.
+// end releases what the handlers shared, and the locks that nobody has released.
 func (f *Fairlead) end() {
+	f.locks.end()
 	f.mu.Lock()
 	shared := f.cancels
 	f.cancels = nil

@@ -119,11 +119,12 @@ func (h *Handler) receive(r *running, msg *nats.Msg) func() {
 	ctx, cancel := context.WithCancelCause(r.ctx)
 	var stop context.CancelFunc
 	c.ctx, stop = context.WithDeadline(ctx, c.deadline(time.Now(), h.timeout))
-	h.cancels.begin(c, cancel)
+	c.cancelled = cancelled{wire.HeaderValue(c.Header, wire.HeaderCancel), cancel}
+	h.cancels.begin(&c.cancelled)
 	return func() {
 		defer stop()
 		defer cancel(nil)
-		defer h.cancels.end(c)
+		defer h.cancels.end(&c.cancelled)
 		h.answer(c)
 	}
 }

@@ -13,6 +13,11 @@ import (
 
 // service asks an endpoint of one of Fairlead's services.
 func service[Reply any](ctx context.Context, f *Fairlead, of, endpoint string, req any) (reply Reply, err error) {
+	return serviceWith[Reply](ctx, f, of, endpoint, nats.Header{}, req)
+}
+
+// serviceWith is [service] with headers, which are changed.
+func serviceWith[Reply any](ctx context.Context, f *Fairlead, of, endpoint string, header nats.Header, req any) (reply Reply, err error) {
 	what := of + "." + endpoint
 	data, err := wire.EncodeData("request", req)
 	if err != nil {
@@ -22,7 +27,7 @@ func service[Reply any](ctx context.Context, f *Fairlead, of, endpoint string, r
 	if err != nil {
 		return reply, fmt.Errorf("%s: %w", what, err)
 	}
-	answer, err := f.request(ctx, &nats.Msg{Subject: subject, Data: data, Header: nats.Header{}})
+	answer, err := f.request(ctx, &nats.Msg{Subject: subject, Data: data, Header: header})
 	if errors.Is(err, nats.ErrNoResponders) {
 		err = wire.Errorf(wire.Unavailable, "no %s service answers", of).With("outcome", "none")
 	}

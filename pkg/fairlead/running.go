@@ -21,10 +21,10 @@ var errStopped = &wire.Error{Code: wire.Unavailable, Message: "the worker stops"
 
 // running is a subscription with what works on its messages.
 type running struct {
-	f   *Fairlead
-	sub *nats.Subscription
-	ctx context.Context // of all work
-	end context.CancelCauseFunc
+	f      *Fairlead
+	sub    *nats.Subscription
+	ctx    context.Context // of all work
+	cancel context.CancelCauseFunc
 
 	slots   chan struct{}  // one element for each piece of work that runs
 	closed  chan struct{}  // closed when the last message has been received
@@ -35,7 +35,7 @@ type running struct {
 // unless nil, runs beside that of other messages, at most most at a time.
 func (f *Fairlead) run(subject, queue string, most int, receive func(*running, *nats.Msg) func()) (*running, error) {
 	r := &running{f: f, slots: make(chan struct{}, most), closed: make(chan struct{})}
-	r.ctx, r.end = context.WithCancelCause(context.Background())
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	if err := r.subscribe(subject, queue, receive); err != nil {
 		r.end(nil)
 		return nil, err
@@ -90,6 +90,9 @@ func (r *running) begin(work func()) {
 		work()
 	})
 }
+
+// end ends the contexts of all work, which does not begin any more.
+func (r *running) end(cause error) { r.cancel(cause) }
 
 // drain stops the subscription, lets everything that has arrived be worked on,
 // and waits until NATS has what came of it. When ctx ends first it halts.

@@ -10,6 +10,9 @@
 //		…
 //	}
 //
+// With [Options.Tasks] there is the tasks service too, on a Postgres of the
+// test's own.
+//
 // It is ready in a fraction of a second, everything ends with the test, and any
 // number of stacks run beside each other in parallel tests. It is what `fairlead
 // dev` runs, with a few settings made for tests ([Options.Settings]).
@@ -23,6 +26,7 @@
 //	s.Gateway(0).Stop()                    // as SIGTERM: clients are asked to leave
 //	s.Gateway(0).CutNATS()                 // …and RestoreNATS
 //	s.CutNATS()                            // all of them, and the services
+//	s.CutPostgres()                        // …and RestorePostgres
 //	link := s.Link(0)                      // a way of its own for some clients
 //	ann := s.Client("ann", fairleadtest.Through(link))
 //	link.Drop(1, fairleadtest.OfTopic("chat.lobby")) // ann never gets the next message

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/services/presence"
 	"github.com/fairlead-io/fairlead/services/ratelimit"
 	"github.com/fairlead-io/fairlead/services/replay"
+	"github.com/fairlead-io/fairlead/services/tasks"
 )
 
 // Options says what a stack is made of. The zero value is one gateway with the
@@ -26,11 +27,18 @@ type Options struct {
 	Gateways int
 	// Rules is a rules file, as YAML; "" are the built-in rules of `fairlead dev`.
 	Rules string
+	// Tasks has the stack run the tasks service too, which needs a Postgres.
+	Tasks bool
+	// PostgresURL is the database of the tasks service, postgres://user@host:port/name.
+	// "" is a server of the test's own, of the PostgreSQL that is installed; it takes
+	// about a second to start.
+	PostgresURL string
 	// Settings are variables as docs/configuration.md has them, by their whole
 	// name, such as FAIRLEAD_HEARTBEAT: "200ms". Those of the process's own (NATS,
 	// listeners, logs) are not among them. Unlike a production gateway, one in a
 	// test lets anonymous users in, has its HTTP API on, has no limit of frames a
-	// second, a FAIRLEAD_GATEWAY_LEASE of 2s and a FAIRLEAD_DRAIN_WINDOW of 500ms.
+	// second, a FAIRLEAD_GATEWAY_LEASE of 2s and a FAIRLEAD_DRAIN_WINDOW of 500ms; the
+	// tasks service has a FAIRLEAD_TASKS_CANCEL_GRACE of 1s and a FAIRLEAD_TASKS_POOL of 6.
 	Settings map[string]string
 	// LogLevel is the least level of what is printed when the test fails; nothing
 	// is printed when it passes. Default: slog.LevelInfo.
@@ -51,6 +59,7 @@ type settings struct {
 	Replay    replay.Config
 	Presence  presence.Config
 	Ratelimit ratelimit.Config
+	Tasks     tasks.Config
 }
 
 // testDefaults are the settings that differ from production's.
@@ -62,6 +71,8 @@ var testDefaults = map[string]string{
 	"LIMIT_FRAMES_PER_SECOND": "0",
 	"GATEWAY_LEASE":           "2s",
 	"DRAIN_WINDOW":            "500ms",
+	"TASKS_CANCEL_GRACE":      "1s",
+	"TASKS_POOL":              "6",
 }
 
 // fixed are settings that a test can't choose.
@@ -112,6 +123,7 @@ func (o Options) read() (*settings, error) {
 	s.Replay.Namespace, s.Replay.Replicas = namespace, 1
 	s.Presence.Namespace, s.Presence.Replicas = namespace, 1
 	s.Ratelimit.Namespace, s.Ratelimit.Replicas = namespace, 1
+	s.Tasks.Namespace, s.Tasks.Replicas = namespace, 1
 	return &s, errors.Join(errs...)
 }
 

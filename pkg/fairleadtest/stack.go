@@ -33,7 +33,8 @@ type core struct {
 	rules    []byte // nil: the built-in ones of dev
 	server   *natsdev.Server
 	log      *record
-	services *member // presence, ratelimit and replay
+	database *database // nil: the stack has no tasks
+	services *member   // presence, ratelimit, replay and tasks
 
 	mu       sync.Mutex
 	gateways []*Gateway // guarded by mu
@@ -66,6 +67,11 @@ func Start(t testing.TB, o ...Options) *Stack {
 	}
 	t.Cleanup(func() { s.log.print(t) })
 	s.server = natsdev.Test(t)
+	if chosen.Tasks {
+		if s.database, err = newDatabase(t, chosen.PostgresURL); err != nil {
+			t.Fatalf("fairleadtest: %v", err)
+		}
+	}
 	t.Cleanup(s.close)
 
 	for i := range max(1, chosen.Gateways) {
@@ -85,7 +91,7 @@ func Start(t testing.TB, o ...Options) *Stack {
 	for i, err := range failed {
 		switch {
 		case err != nil && i == 0:
-			t.Fatalf("fairleadtest: presence, ratelimit and replay: %v", err)
+			t.Fatalf("fairleadtest: the services: %v", err)
 		case err != nil:
 			t.Fatalf("fairleadtest: gateway %d: %v", i-1, err)
 		}
@@ -103,7 +109,12 @@ func (s *core) startServices() error {
 		return err
 	}
 	s.services = &member{nats: link}
-	return s.services.run(s, suite.Config{Replay: &s.settings.Replay, Presence: &s.settings.Presence, Ratelimit: &s.settings.Ratelimit})
+	cfg := suite.Config{Replay: &s.settings.Replay, Presence: &s.settings.Presence, Ratelimit: &s.settings.Ratelimit}
+	if s.database != nil {
+		s.settings.Tasks.PostgresURL = s.database.through()
+		cfg.Tasks = &s.settings.Tasks
+	}
+	return s.services.run(s, cfg)
 }
 
 func (s *core) natsAddr() string { return hostOf(s.server.ClientURL()) }
@@ -233,6 +244,9 @@ func (s *core) close() {
 	closing.Wait()
 	if s.services != nil {
 		s.services.close()
+	}
+	if s.database != nil {
+		s.database.link.close()
 	}
 }
 

@@ -4,6 +4,7 @@ import { flood } from "./flood.js";
 import { FrameLog } from "./frames.js";
 import { Pane } from "./pane.js";
 import { second } from "./second.js";
+import { task } from "./task.js";
 import { ask, call, copyButtons, inbox, kick, killable, resume, serve } from "./widgets.js";
 
 const log = new FrameLog(document.querySelector("#frames"));
@@ -37,5 +38,6 @@ if (guest) {
   ask(ann.client);
   kick(ann.client);
   flood(ann.client);
+  task(ann.client);
   resume(ann.client, own);
 }

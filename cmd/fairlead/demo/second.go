@@ -31,11 +31,11 @@ type Second struct {
 	closed bool
 }
 
-// child is one run of the gateway.
+// child is one run of a process.
 type child struct {
 	process *exec.Cmd
-	stdin   io.Closer // its end tells the child that this process is gone
-	addr    string
+	stdin   io.Closer     // its end tells the child that this process is gone
+	said    string        // the first line of its standard output
 	exited  chan struct{} // closed once it ended
 }
 
@@ -54,20 +54,22 @@ func NewSecond(command func() *exec.Cmd, log *slog.Logger) *Second {
 // gateway, /demo/ws leads to it, and POST /demo/kill kills it. They are there
 // for this machine only: a process that anybody may kill is nobody's.
 func (s *Second) Mount(mux *http.ServeMux) {
-	local := func(fn http.HandlerFunc) http.Handler {
-		return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !fromHere(r) {
-				http.Error(w, "only on the machine that runs fairlead dev", http.StatusForbidden)
-				return
-			}
-			fn(w, r)
-		}))
-	}
 	mux.HandleFunc("GET /demo/second.js", func(w http.ResponseWriter, r *http.Request) { sayWhetherSecond(w, fromHere(r)) })
-	mux.Handle("GET /demo/ws", local(s.forward))
-	mux.Handle("POST /demo/kill", local(func(w http.ResponseWriter, _ *http.Request) {
+	mux.Handle("GET /demo/ws", onlyHere(s.forward))
+	mux.Handle("POST /demo/kill", onlyHere(func(w http.ResponseWriter, _ *http.Request) {
 		s.Kill()
 		w.WriteHeader(http.StatusNoContent)
+	}))
+}
+
+// onlyHere serves requests of this machine, and of the page itself.
+func onlyHere(fn http.HandlerFunc) http.Handler {
+	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !fromHere(r) {
+			http.Error(w, "only on the machine that runs fairlead dev", http.StatusForbidden)
+			return
+		}
+		fn(w, r)
 	}))
 }
 
@@ -117,12 +119,10 @@ func (s *Second) running(ctx context.Context) (string, error) {
 		return "", errors.New("closed")
 	}
 	if s.child != nil {
-		select {
-		case <-s.child.exited:
-			s.end()
-		default:
-			return s.child.addr, nil
+		if !s.child.ended() {
+			return s.child.said, nil
 		}
+		s.end()
 	}
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
@@ -130,11 +130,15 @@ func (s *Second) running(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if _, _, err := net.SplitHostPort(c.said); err != nil {
+		c.kill()
+		return "", fmt.Errorf("start: it ended, or says %q in place of its address", c.said)
+	}
 	s.child = c
-	return c.addr, nil
+	return c.said, nil
 }
 
-// launch starts a process and waits until it says where it serves.
+// launch starts a process and waits for its first line.
 func launch(ctx context.Context, process *exec.Cmd) (*child, error) {
 	stdin, err := process.StdinPipe()
 	if err != nil {
@@ -158,16 +162,21 @@ func launch(ctx context.Context, process *exec.Cmd) (*child, error) {
 		_ = process.Wait() // killed, as a rule
 	}()
 	select {
-	case c.addr = <-said:
-		if _, _, err := net.SplitHostPort(c.addr); err == nil {
-			return c, nil
-		}
-		err = fmt.Errorf("start: it ended, or says %q in place of its address", c.addr)
+	case c.said = <-said:
+		return c, nil
 	case <-ctx.Done():
-		err = fmt.Errorf("start: %w", ctx.Err())
+		c.kill()
+		return nil, fmt.Errorf("start: %w", ctx.Err())
 	}
-	c.kill()
-	return nil, err
+}
+
+func (c *child) ended() bool {
+	select {
+	case <-c.exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // Kill ends the gateway as a crash does: its connections break, nobody is told.

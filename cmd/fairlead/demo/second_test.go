@@ -18,7 +18,12 @@ import (
 const childEnv = "FAIRLEAD_DEMO_TEST_CHILD"
 
 func serveAsChild(says string) {
-	if says == "nothing" {
+	switch says {
+	case "nothing":
+		return
+	case rendererReady:
+		fmt.Println(says)
+		_, _ = io.Copy(io.Discard, os.Stdin)
 		return
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

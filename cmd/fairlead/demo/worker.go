@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -23,25 +24,34 @@ const patience = 20 * time.Second
 //     the user did
 //   - demo.kick `{"user"}` disconnects a user, and answers how many connections
 //     that were
+//   - demo.tasks says whether there are tasks
+//   - demo.task asks for a task, and answers its id
+//   - demo.task.get `{"id"}` answers what became of it
 type Worker struct {
-	nc *nats.Conn
-	f  *fairlead.Fairlead
+	nc    *nats.Conn
+	f     *fairlead.Fairlead
+	tasks TaskOptions
+}
+
+// TaskOptions say who works on the page's tasks.
+type TaskOptions struct {
+	Renderer *Renderer
+	Off      string // why there are none, "" where there are
 }
 
 // StartWorker serves over a NATS server in this process, until Close. Its calls
 // are there when it returns.
-func StartWorker(server nats.InProcessConnProvider, opts fairlead.Options, log *slog.Logger) (*Worker, error) {
+func StartWorker(server nats.InProcessConnProvider, opts fairlead.Options, tasks TaskOptions, log *slog.Logger) (*Worker, error) {
 	nc, err := nats.Connect("", nats.InProcessServer(server), nats.Name("fairlead demo"), nats.MaxReconnects(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("the demo's worker", "err", err) }))
 	if err != nil {
 		return nil, fmt.Errorf("demo worker: %w", err)
 	}
 	opts.Log = log
-	w := &Worker{nc: nc, f: fairlead.New(nc, opts)}
-	if _, err = fairlead.Handle(w.f, "demo.ask", w.ask, fairlead.HandleOptions{Timeout: patience}); err == nil {
-		_, err = fairlead.Handle(w.f, "demo.kick", w.kick, fairlead.HandleOptions{})
-	}
-	if err != nil {
+	w := &Worker{nc: nc, f: fairlead.New(nc, opts), tasks: tasks}
+	_, askErr := fairlead.Handle(w.f, "demo.ask", w.ask, fairlead.HandleOptions{Timeout: patience})
+	_, kickErr := fairlead.Handle(w.f, "demo.kick", w.kick, fairlead.HandleOptions{})
+	if err := errors.Join(askErr, kickErr, w.serveTasks()); err != nil {
 		w.Close()
 		return nil, fmt.Errorf("demo worker: %w", err)
 	}

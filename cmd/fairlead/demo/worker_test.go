@@ -30,7 +30,7 @@ func call(t *testing.T, nc *nats.Conn, method, data string) (string, string) {
 
 func TestTheWorkerAsksAndKicks(t *testing.T) {
 	server := natsdev.Test(t)
-	w, err := StartWorker(server.InProcess(), fairlead.Options{}, slog.New(slog.DiscardHandler))
+	w, err := StartWorker(server.InProcess(), fairlead.Options{}, TaskOptions{Off: "off: no database"}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

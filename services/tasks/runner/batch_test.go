@@ -1,0 +1,106 @@
+package runner
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// While a write is under way what comes is collected, and goes with the next one.
+func TestABatchIsWhatCameMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var sizes []int
+		b := newBatch(1<<20, func(_ context.Context, items []int) []int {
+			mu.Lock()
+			sizes = append(sizes, len(items))
+			mu.Unlock()
+			time.Sleep(time.Second) // of the bubble
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for range flushers {
+			group.Go(func() { b.run(ctx) })
+		}
+		b.add(0)
+		synctest.Wait()
+		b.add(0)
+		synctest.Wait()
+		for range 2500 {
+			b.add(0)
+		}
+		if !b.empty(ctx) {
+			t.Error("not empty")
+		}
+		cancel()
+		group.Wait()
+		if want := []int{1, 1, 1000, 1000, 500}; !slices.Equal(sizes, want) {
+			t.Errorf("writes of %d, want %d", sizes, want)
+		}
+	})
+}
+
+func TestABatchIsBounded(t *testing.T) {
+	b := newBatch(3, func(context.Context, []int) []int { return nil })
+	for i := range 3 {
+		if !b.add(i) {
+			t.Fatalf("%d of 3 is refused", i)
+		}
+	}
+	if b.add(3) {
+		t.Error("a fourth of 3 is taken")
+	}
+	if got := b.close(); len(got) != 3 || b.add(4) {
+		t.Errorf("closed with %d, want 3, and nothing taken after", len(got))
+	}
+}
+
+// What can't be written holds up nobody else, and all of what fails is tried again.
+func TestWhatCannotBeWrittenHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		written := map[int]int{}
+		away := true
+		b := newBatch(1<<20, func(_ context.Context, items []int) []int {
+			mu.Lock()
+			defer mu.Unlock()
+			if away || slices.Contains(items, 7) {
+				return items
+			}
+			for _, i := range items {
+				written[i]++
+			}
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for range flushers {
+			group.Go(func() { b.run(ctx) })
+		}
+		for i := range 3000 {
+			b.add(i)
+		}
+		time.Sleep(time.Minute)
+		mu.Lock()
+		away = false
+		mu.Unlock()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := b.depth(); got != 1 {
+			t.Errorf("%d wait, want the one that can't be written", got)
+		}
+		cancel()
+		group.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range 3000 {
+			if want := 1; i != 7 && written[i] != want {
+				t.Fatalf("%d was written %d times, want once", i, written[i])
+			}
+		}
+	})
+}

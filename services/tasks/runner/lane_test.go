@@ -1,0 +1,176 @@
+package runner
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+var t0 = time.Now()
+
+func at(d time.Duration) time.Time { return t0.Add(d) }
+
+func TestALaneHasAsManyPlacesAsItsWorkers(t *testing.T) {
+	ls := newLanes()
+	n := 0
+	for ls.reserve("x", t0) {
+		n++
+	}
+	if n != leastCap {
+		t.Errorf("%d places, want %d", n, leastCap)
+	}
+	ls.hello("x", "a", 20, false, t0)
+	ls.hello("x", "b", 10, false, at(30*time.Second))
+	ls.hello("x", "a", 25, false, at(30*time.Second)) // says it again
+	for ls.reserve("x", t0) {
+		n++
+	}
+	if n != 35 {
+		t.Errorf("%d places, want 35", n)
+	}
+	ls.hello("x", "a", 25, true, at(30*time.Second))
+	if got := ls.byName["x"].places(); got != leastCap {
+		t.Errorf("%d places after one has gone, want %d", got, leastCap)
+	}
+	ls.hello("x", "b", 99, false, at(30*time.Second))
+	ls.tidy(at(30*time.Second + workerFor + 1))
+	if got := ls.byName["x"].places(); got != leastCap {
+		t.Errorf("%d places after nothing was heard, want %d", got, leastCap)
+	}
+}
+
+func TestWhatWaitsIsNotOvertaken(t *testing.T) {
+	ls := newLanes()
+	if !ls.demand("x", t0) {
+		t.Fatal("no claim though there are places")
+	}
+	if ls.demand("x", t0) {
+		t.Error("two claims at a time")
+	}
+	if ls.reserve("x", t0) {
+		t.Error("a new task overtakes those that wait")
+	}
+	n := ls.begin("x", t0)
+	if n != leastCap {
+		t.Errorf("claims %d, want %d", n, leastCap)
+	}
+	if ls.demand("x", t0) {
+		t.Error("two claims at a time")
+	}
+	// As many as there were: there may be more, and somebody has said so meanwhile;
+	// but there is no place.
+	if ls.claimed("x", n, n, false, t0) {
+		t.Error("claims without a place")
+	}
+	if !ls.release("x") {
+		t.Error("a place is free, tasks wait, and nobody claims")
+	}
+	if n := ls.begin("x", t0); n != 1 {
+		t.Errorf("claims %d, want 1", n)
+	}
+	if ls.claimed("x", 1, 0, false, t0) {
+		t.Error("claims again though nothing was there")
+	}
+	if !ls.reserve("x", t0) {
+		t.Error("nothing waits, and a new task may not begin")
+	}
+}
+
+func TestAWakeDuringAClaimIsNotLost(t *testing.T) {
+	ls := newLanes()
+	ls.demand("x", t0)
+	n := ls.begin("x", t0)
+	ls.demand("x", t0)
+	if !ls.claimed("x", n, 0, false, t0) {
+		t.Error("what came while nothing was found is not claimed")
+	}
+	ls.begin("x", t0)
+	if ls.claimed("x", n, 0, true, t0) {
+		t.Error("a claim that failed is made again at once")
+	}
+	if ls.reserve("x", t0) {
+		t.Error("what waits is forgotten since a claim failed")
+	}
+}
+
+func TestANameThatNobodyServesIsTriedWithOneTask(t *testing.T) {
+	ls := newLanes()
+	for range 3 { // sent together
+		ls.reserve("x", t0)
+	}
+	for range 3 {
+		ls.bounced("x", t0)
+		ls.release("x")
+	}
+	now := t0
+	for i, pause := range []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second, 5 * time.Second} {
+		if got := ls.probes(now.Add(pause - 1)); len(got) > 0 || ls.reserve("x", now) || ls.demand("x", now) {
+			t.Fatalf("probe %d is sent before %s", i, pause)
+		}
+		now = now.Add(pause)
+		if got := ls.probes(now); !slices.Equal(got, []string{"x"}) {
+			t.Fatalf("probe %d: %v, want one after %s", i, got, pause)
+		}
+		if n := ls.begin("x", now); n != 1 {
+			t.Fatalf("probe %d claims %d", i, n)
+		}
+		if ls.claimed("x", 1, 1, false, now) || len(ls.probes(now)) > 0 {
+			t.Fatalf("probe %d is followed by another before its answer", i)
+		}
+		ls.bounced("x", now)
+		ls.release("x")
+	}
+	ls.probes(now.Add(5 * time.Second))
+	ls.begin("x", now.Add(5*time.Second))
+	ls.claimed("x", 1, 1, false, now.Add(5*time.Second))
+	// Nobody says that nobody took it.
+	if got := ls.probes(now.Add(5*time.Second + answerWithin + 1)); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("after a probe that was taken: %v, want a claim", got)
+	}
+	if _, parked := ls.counts(); parked != 0 {
+		t.Error("still parked")
+	}
+}
+
+func TestAHelloEndsTheParkingAtOnce(t *testing.T) {
+	ls := newLanes()
+	ls.reserve("x", t0)
+	ls.bounced("x", t0)
+	ls.release("x")
+	if !ls.hello("x", "", 0, false, t0) {
+		t.Error("nothing is claimed after a hello, though a task waits")
+	}
+	ls.begin("x", t0)
+	ls.claimed("x", leastCap, 0, false, t0)
+	ls.reserve("x", t0)
+	ls.bounced("x", t0)
+	ls.release("x")
+	if ls.hello("x", "w", 5, true, t0) {
+		t.Error("one that goes ends the parking")
+	}
+	ls.probes(at(time.Second))
+	if n := ls.begin("x", at(time.Second)); n != 1 {
+		t.Fatalf("claims %d", n)
+	}
+	ls.claimed("x", 1, 0, false, at(time.Second))
+	if !ls.reserve("x", at(time.Second)) {
+		t.Error("parked though there is nothing to try it with: a new task does")
+	}
+}
+
+func TestLanesAreBounded(t *testing.T) {
+	ls := newLanes()
+	for i := range maxLanes {
+		ls.reserve(string(rune('a'+i%26))+string(rune(i+1000)), t0)
+	}
+	if ls.reserve("more", t0) || ls.demand("more", t0) || len(ls.byName) != maxLanes {
+		t.Error("more lanes than are allowed")
+	}
+	for name := range ls.byName {
+		ls.release(name)
+	}
+	ls.tidy(at(idleFor + 1))
+	if !ls.reserve("more", at(idleFor+1)) {
+		t.Error("idle lanes are kept for ever")
+	}
+}
