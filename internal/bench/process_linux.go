@@ -39,6 +39,39 @@ func processUsage(pid int) (cpu time.Duration, rss int64, err error) {
 	return time.Duration(user+system) * clockTick, pages * int64(os.Getpagesize()), nil
 }
 
+// familyUsage is the CPU time of a process and of its children, those that have
+// ended too.
+func familyUsage(pid int) (cpu time.Duration, err error) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // a constant pattern
+	for _, stat := range stats {
+		b, err := os.ReadFile(stat)
+		if err != nil {
+			continue // it has ended: its parent has its time
+		}
+		i := bytes.LastIndexByte(b, ')')
+		f := strings.Fields(string(b[i+1:]))
+		if i < 0 || len(f) < 15 {
+			return 0, fmt.Errorf("%s: unknown form", stat)
+		}
+		own := stat == fmt.Sprintf("/proc/%d/stat", pid)
+		if !own && f[1] != strconv.Itoa(pid) {
+			continue
+		}
+		ticks := f[11:13]
+		if own {
+			ticks = f[11:15]
+		}
+		for _, t := range ticks {
+			n, err := strconv.ParseInt(t, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("%s: %w", stat, err)
+			}
+			cpu += time.Duration(n) * clockTick
+		}
+	}
+	return cpu, nil
+}
+
 // listener returns the process that listens on addr (host:port), 0 if it can't be seen.
 func listener(addr string) int {
 	host, port, err := net.SplitHostPort(addr)

@@ -55,6 +55,7 @@ type site struct {
 	presence *child // nil where nothing needs it
 	limits   []*child
 	tasks    *child // nil where nothing needs it
+	postgres int    // its process; 0: none is there
 }
 
 // openSite starts a NATS server, the replay service and so many gateways, and
@@ -221,6 +222,11 @@ func (s *site) usage() map[string]time.Duration {
 	for _, c := range s.children() {
 		if cpu, _, err := processUsage(c.pid()); err == nil {
 			used[c.name] = cpu
+		}
+	}
+	if s.postgres != 0 {
+		if cpu, err := familyUsage(s.postgres); err == nil {
+			used["postgres"] = cpu
 		}
 	}
 	return used

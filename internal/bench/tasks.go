@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -93,6 +96,9 @@ func (o Tasks) Run(ctx context.Context, cfg SiteConfig) (*Comparison, error) {
 		return nil, err
 	}
 	defer pg.Stop()
+	if s.postgres, err = postmaster(dir); err != nil {
+		return nil, err
+	}
 	if err := s.startNATS(ctx); err != nil {
 		return nil, err
 	}
@@ -119,6 +125,16 @@ func (o Tasks) Run(ctx context.Context, cfg SiteConfig) (*Comparison, error) {
 		r.sides = append(r.sides, &taskSide{TaskSide: rival})
 	}
 	return c, r.run(ctx)
+}
+
+// postmaster is the process of the Postgres in a directory.
+func postmaster(dir string) (pid int, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	return strconv.Atoi(first)
 }
 
 // newDatabase makes a database beside the one of a URL.

@@ -117,7 +117,7 @@ func (o *ownTasks) rest(ctx context.Context) error {
 	}
 	err := o.sub.Unsubscribe()
 	o.sub = nil
-	return errors.Join(err, o.work.FlushTimeout(5 * time.Second),
+	return errors.Join(err, o.work.FlushTimeout(5*time.Second),
 		o.ask(ctx, o.work, "hello", wire.TaskHello{Names: []string{taskName}, Worker: "bench", Leaving: true}, nil))
 }
 

@@ -34,7 +34,8 @@ const testPatience = 20 * time.Second
 func onBoth(t *testing.T, test func(t *testing.T, replica func() *Locks)) {
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
-		store := NewMemory(time.Now)
+		// Its clock is not that of the replicas.
+		store := NewMemory(func() time.Time { return time.Now().Add(-time.Hour) })
 		test(t, func() *Locks { return startReplica(t, Config{Store: store}) })
 	})
 	t.Run("JetStream", func(t *testing.T) {

@@ -3,7 +3,6 @@ package runner
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -108,6 +107,36 @@ func TestAReplicaThatIsCutFromNATSGivesItsAttemptsAway(t *testing.T) {
 	if task := r.until(id, wire.TaskCommitted); task.Attempt != 1 || task.Fence != 1 || task.Crashes != 0 {
 		t.Errorf("%+v, want the first attempt committed", task)
 	}
+}
+
+// NATS goes away and comes back: nobody could be heard meanwhile, so nobody is taken
+// for lost, and what a worker says afterwards counts.
+func TestNobodyIsLostWhileNATSIsAway(t *testing.T) {
+	r := newRig(t)
+	p := r.replica()
+	attempts := r.attempts("work")
+	id := r.enqueue(p, "work")
+	msg := await(t, "the attempt", attempts)
+	r.beat(msg, 300*time.Millisecond, "")
+	eventually(t, "the promise to be heard", func() bool { _, _, first := p.table.beat(id, 1, sign{}, time.Now()); return !first })
+	if err := r.server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all to be connected again", func() bool { return r.nc.IsConnected() && p.Ready() == nil })
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	waiting := r.enqueue(p, "other")
+	reply, err := r.nc.Request(msg.Reply, []byte("1"), patience)
+	if err != nil || len(reply.Header) > 0 {
+		t.Errorf("the worker was told %v, %v, want success", reply, err)
+	}
+	if task := r.task(id); task.State != wire.TaskCommitted || task.Fence != 1 || task.Crashes != 0 {
+		t.Errorf("%+v, want the first attempt committed", task)
+	}
+	r.worker("other", func(msg *nats.Msg) { _ = msg.Respond([]byte("1")) })
+	p.Hello(wire.TaskHello{Names: []string{"other"}})
+	r.until(waiting, wire.TaskCommitted)
 }
 
 // A replica stands still past its lease, another adopts, then the first goes on: its
@@ -372,142 +401,6 @@ func TestACommitOfWhichTheAnswerIsLostIsKnownInTheEnd(t *testing.T) {
 	}
 }
 
-func TestATaskIsCancelledInEveryState(t *testing.T) {
-	r := newRig(t)
-	p := r.replica()
-	attempts := r.attempts("work")
-	register(t, p, store.Policy{Name: "work", MaxAttempts: 10})
-
-	waits := r.enqueue(p, "work", func(n *store.New) { n.Delay = time.Hour })
-	if task, err := p.Cancel(t.Context(), waits); err != nil || task.State != wire.TaskCancelled {
-		t.Errorf("Cancel of one that waits: %+v, %v", task, err)
-	}
-
-	// One whose worker fails when it is told: not tried again.
-	fails := r.enqueue(p, "work")
-	msg := await(t, "an attempt", attempts)
-	told, err := r.nc.SubscribeSync(msg.Header[wire.HeaderTaskCancel][0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if task, err := p.Cancel(t.Context(), fails); err != nil || task.State != wire.TaskRunning || !task.CancelAsked {
-		t.Errorf("Cancel of one that runs: %+v, %v", task, err)
-	}
-	if _, err := told.NextMsg(patience); err != nil {
-		t.Errorf("its worker was not told: %v", err)
-	}
-	r.fail(msg, wire.Errorf(wire.Unavailable, "stopped"))
-	r.until(fails, wire.TaskCancelled)
-
-	// The same with an error after which nothing would have been tried again.
-	final := r.enqueue(p, "work")
-	msg = await(t, "an attempt", attempts)
-	if _, err := p.Cancel(t.Context(), final); err != nil {
-		t.Fatal(err)
-	}
-	r.fail(msg, wire.Errorf(wire.InvalidArgument, "stopped"))
-	r.until(final, wire.TaskCancelled)
-
-	// One whose worker commits all the same: that stays.
-	wins := r.enqueue(p, "work")
-	msg = await(t, "an attempt", attempts)
-	if _, err := p.Cancel(t.Context(), wins); err != nil {
-		t.Fatal(err)
-	}
-	r.reply(msg, "1")
-	r.until(wins, wire.TaskCommitted)
-	if _, err := p.Cancel(t.Context(), wins); !errors.Is(err, wire.ErrFailedPrecondition) {
-		t.Errorf("Cancel of a committed one: %v, want FAILED_PRECONDITION", err)
-	}
-
-	// One whose worker does nothing: ended after the grace, and its late result is
-	// refused.
-	ignores := r.enqueue(p, "work")
-	msg = await(t, "an attempt", attempts)
-	waiting := make(chan *wire.Task, 1)
-	go func() { task, _ := p.Await(context.Background(), ignores); waiting <- task }()
-	if _, err := p.Cancel(t.Context(), ignores); err != nil {
-		t.Fatal(err)
-	}
-	if task := await(t, "its end", waiting); task.State != wire.TaskCancelled {
-		t.Errorf("awaited %+v", task)
-	}
-	if err := p.Complete(t.Context(), wire.TaskComplete{TaskAttempt: attemptOf(msg), Result: []byte("1")}); !errors.Is(err, wire.ErrFailedPrecondition) {
-		t.Errorf("a result after the end: %v, want FAILED_PRECONDITION", err)
-	}
-	eventually(t, "all places to be free", func() bool { return inFlight(p, "work") == 0 })
-	if len(attempts) != 0 {
-		t.Errorf("%d attempts of what was cancelled", len(attempts))
-	}
-
-	// One that was cancelled may begin again.
-	if _, err := p.Retry(t.Context(), ignores); err != nil {
-		t.Fatal(err)
-	}
-	again := await(t, "the attempt", attempts)
-	if fenceOf(again) <= fenceOf(msg) {
-		t.Errorf("fence %d after %d", fenceOf(again), fenceOf(msg))
-	}
-	r.reply(again, "1")
-	r.until(ignores, wire.TaskCommitted)
-}
-
-// A flagged attempt is lost, or flagged by another replica than its own.
-func TestAFlaggedAttemptIsNeverTriedAgain(t *testing.T) {
-	r := newRig(t)
-	grace := func(c *Config) { c.CancelGrace = time.Minute }
-	a, b := r.replica(grace), r.replica(grace)
-	attempts := r.attempts("work")
-	register(t, a, store.Policy{Name: "work", MaxAttempts: 10})
-	lost := r.enqueue(a, "work")
-	r.beat(await(t, "an attempt", attempts), 50*time.Millisecond, "")
-	if _, err := b.Cancel(t.Context(), lost); err != nil && !errors.Is(err, wire.ErrFailedPrecondition) {
-		t.Fatal(err)
-	}
-	r.until(lost, wire.TaskCancelled)
-
-	final := r.enqueue(a, "work")
-	msg := await(t, "an attempt", attempts)
-	if _, err := b.Cancel(t.Context(), final); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "a to know", func() bool { return a.table.flagged(a.table.get(final)) })
-	r.fail(msg, wire.Errorf(wire.NotFound, "stopped"))
-	r.until(final, wire.TaskCancelled)
-	if len(attempts) != 0 {
-		t.Errorf("%d attempts of what was cancelled", len(attempts))
-	}
-}
-
-func TestATakeoverFencesOffTheAttemptAtOnce(t *testing.T) {
-	r := newRig(t)
-	a, b := r.replica(), r.replica()
-	attempts := r.attempts("work")
-	id := r.enqueue(a, "work")
-	first := await(t, "an attempt", attempts)
-	if _, err := b.Takeover(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	second := await(t, "the next attempt", attempts)
-	if fenceOf(second) <= fenceOf(first) {
-		t.Errorf("fence %d after %d", fenceOf(second), fenceOf(first))
-	}
-	r.reply(first, `"late"`)
-	if err := a.Complete(t.Context(), wire.TaskComplete{TaskAttempt: attemptOf(first), Result: []byte(`"late"`)}); !errors.Is(err, wire.ErrFailedPrecondition) {
-		t.Errorf("a late result: %v, want FAILED_PRECONDITION", err)
-	}
-	r.reply(second, `"right"`)
-	if task := r.until(id, wire.TaskCommitted); string(task.Result) != `"right"` {
-		t.Errorf("result %s", task.Result)
-	}
-	if _, err := a.Takeover(t.Context(), id); !errors.Is(err, wire.ErrFailedPrecondition) {
-		t.Errorf("Takeover of a committed one: %v, want FAILED_PRECONDITION", err)
-	}
-}
-
 // A planned stop restarts no attempt: others take them over at once, and commit
 // what their workers say.
 func TestAReplicaThatStopsHandsItsAttemptsOver(t *testing.T) {
@@ -544,83 +437,4 @@ func TestAReplicaThatStopsHandsItsAttemptsOver(t *testing.T) {
 	if len(attempts) != 0 {
 		t.Errorf("%d attempts began again", len(attempts))
 	}
-}
-
-// unfenced commits what is said of whatever attempt, which no store does.
-type unfenced struct{ store.Store }
-
-func (u unfenced) End(ctx context.Context, ends []store.End) ([]store.Outcome, error) {
-	ends = append([]store.End(nil), ends...)
-	for i := range ends {
-		if tasks, err := u.Get(ctx, []wire.TaskID{ends[i].ID}); err == nil && tasks[0] != nil {
-			ends[i].Fence = tasks[0].Fence
-		}
-	}
-	return u.Store.End(ctx, ends)
-}
-
-// Attempts are given up while their workers go on, and say their results late and
-// several times. Of each task one result counts: that of the attempt whose fence
-// is the greatest.
-func TestOnlyTheLastAttemptCommits(t *testing.T) {
-	if wrong := zombies(t, func(s store.Store) store.Store { return s }); wrong > 0 {
-		t.Errorf("%d tasks have the result of an attempt that was given up", wrong)
-	}
-}
-
-// A store that does not look at fences is found out by that.
-func TestTheCheckerSeesAStoreWithoutFences(t *testing.T) {
-	if wrong := zombies(t, func(s store.Store) store.Store { return unfenced{s} }); wrong == 0 {
-		t.Error("no task has the result of an attempt that was given up, though nothing fences it off")
-	}
-}
-
-// zombies has attempts fenced off while they run, and every worker say its result
-// all the same. It returns how many tasks have a wrong result.
-func zombies(t *testing.T, over func(store.Store) store.Store) (wrong int) {
-	r := newRig(t)
-	r.memory = over(r.memory)
-	a, b := r.replica(), r.replica()
-	var mu sync.Mutex // guards fences
-	fences := map[string]int64{}
-	late := make(chan *nats.Msg, 1024)
-	r.worker("work", func(msg *nats.Msg) {
-		id := msg.Header.Get(wire.HeaderTaskID)
-		mu.Lock()
-		if fenceOf(msg) <= fences[id] {
-			t.Errorf("task %s: fence %d after %d", id, fenceOf(msg), fences[id])
-		}
-		fences[id] = fenceOf(msg)
-		mu.Unlock()
-		late <- msg
-	})
-	var ids []wire.TaskID
-	for i := range 30 {
-		p := []*replica{a, b}[i%2]
-		id := r.enqueue(p, "work")
-		ids = append(ids, id)
-		first := await(t, "an attempt", late)
-		if _, err := b.Takeover(t.Context(), id); err != nil {
-			t.Fatal(err)
-		}
-		second := await(t, "the next attempt", late)
-		say := func(msg *nats.Msg) {
-			_ = p.Complete(t.Context(), wire.TaskComplete{TaskAttempt: attemptOf(msg), Result: fmt.Appendf(nil, "%d", fenceOf(msg))})
-		}
-		// The attempt of the first is known to nobody; what it says goes to the store.
-		a.queueEnd(&ending{a: &attempt{Attempt: store.Attempt{ID: id, Name: "work", Fence: fenceOf(first)}}, end: store.End{
-			Ref: store.Ref{ID: id, Fence: fenceOf(first)}, State: wire.TaskCommitted, Result: fmt.Appendf(nil, "%d", fenceOf(first)), Retention: time.Hour,
-		}})
-		say(first)
-		say(second)
-	}
-	for _, id := range ids {
-		task := r.until(id, wire.TaskCommitted)
-		mu.Lock()
-		if string(task.Result) != fmt.Sprint(fences[task.ID]) {
-			wrong++
-		}
-		mu.Unlock()
-	}
-	return wrong
 }

@@ -13,8 +13,8 @@ const (
 	maxLanes = 10_000
 	// maxWorkers bounds the workers of a name that say how much they take.
 	maxWorkers = 10_000
-	// workerFor is how long what a worker says counts. It says it again sooner.
-	workerFor = 45 * time.Second
+	// workerFor is how long what a worker says counts. It says it again every 5 s.
+	workerFor = 16 * time.Second
 	// idleFor is after how long a lane of which nothing is to be known is forgotten.
 	idleFor = 10 * time.Minute
 	// answerWithin is how long NATS may take to say that nobody took a probe.
@@ -30,6 +30,7 @@ type lane struct {
 	name     string
 	inFlight int  // attempts, and places that are kept for some
 	backlog  bool // tasks wait in the store
+	deep     bool // more of them than there are places: those that come wait behind them
 	claiming bool // a claim is asked for, or under way
 	again    bool // tasks came while it was
 	narrow   int  // places since attempts ran out without a sign of life; 0: as many as there are
@@ -95,7 +96,7 @@ func (ls *lanes) reserve(name string, now time.Time) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	l := ls.of(name, now)
-	if l == nil || l.parked > 0 || l.backlog || l.claiming || l.free() == 0 {
+	if l == nil || l.parked > 0 || l.deep || l.free() == 0 {
 		return false
 	}
 	l.inFlight++
@@ -140,7 +141,7 @@ func (ls *lanes) demand(name string, now time.Time) (claim bool) {
 	if l == nil {
 		return false
 	}
-	l.backlog = true
+	l.backlog, l.deep = true, l.deep || l.free() == 0
 	if l.claiming {
 		l.again = true
 		return false
@@ -183,7 +184,8 @@ func (ls *lanes) claimed(name string, n, got int, failed bool, now time.Time) (a
 	}
 	l.inFlight = max(l.inFlight-(n-got), 0)
 	l.claiming = false
-	l.backlog = got == n || l.again || failed
+	l.deep = got == n || failed
+	l.backlog = l.deep || l.again
 	if l.parked > 0 {
 		switch {
 		case failed:
@@ -208,7 +210,7 @@ func (ls *lanes) bounced(name string, now time.Time) {
 	l.probeAt = now.Add(pauses[min(l.parked, len(pauses)-1)])
 	l.parked++
 	l.probed = time.Time{}
-	l.backlog = true
+	l.backlog, l.deep = true, true
 	ls.parked[name] = l
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 const adoptSQL = `
-	update fairlead.task t set owner = $1 from unnest($2::uuid[], $3::bigint[]) as u (id, fence)
+	update fairlead.task t set owner = $1 from unnest($2::uuid[], $3::bigint[]) as u (id, fence) ` + warySQL + `
 	where t.id = u.id and t.fence = u.fence and t.state + 0 = 1 and (t.owner = $1
 		or not exists (select from fairlead.task_owner w where w.owner = t.owner and w.lease_until > now()))
 	returning ` + attemptColumns
@@ -33,7 +33,7 @@ const attemptSQL = `select ` + attemptColumns + ` from fairlead.task t where t.i
 const beatsSQL = `
 	update fairlead.task t set progress = coalesce(u.progress, t.progress),
 		beat_by = case when u.lease > 0 then now() + u.lease * interval '1 microsecond' else t.beat_by end
-	from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::json[]) as u (id, fence, owner, lease, progress)
+	from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::json[]) as u (id, fence, owner, lease, progress) ` + warySQL + `
 	where t.id = u.id and t.fence = u.fence and t.state + 0 = 1 and (u.owner = 0 or u.owner = t.owner)`
 
 // Adopt implements [Store].

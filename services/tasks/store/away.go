@@ -13,13 +13,16 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
+// lockNotHad is the SQLSTATE of a wait for a lock that took too long.
+const lockNotHad = "55P03"
+
 // passing are SQLSTATEs, and beginnings of them, after which the same may work
 // later.
 var passing = []string{
 	"08",           // connection
 	"40001", "40P", // lost against others again and again
-	"53",          // out of disk, memory, connections
-	"55P03", "57", // lock not to be had, shut down, cancelled
+	"53",             // out of disk, memory, connections
+	"57",             // shut down, cancelled
 	"25006",          // a standby that is to become the primary
 	"3F000", "42P01", // no schema, no table: migrations have not run yet
 }
@@ -40,6 +43,9 @@ func away(operation string, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return wrap(operation, unavailable("postgres did not answer in time"), err)
 	case errors.As(err, &state):
+		if state.Code == lockNotHad {
+			return wrap(operation, wire.Errorf(wire.Aborted, "another transaction has it and has not ended"), err)
+		}
 		for _, p := range passing {
 			if strings.HasPrefix(state.Code, p) {
 				return wrap(operation, unavailable("postgres is away"), err)

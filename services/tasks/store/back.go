@@ -11,8 +11,9 @@ import (
 // backSQL has attempts wait, and those that are to be cancelled end.
 const backSQL = `
 	with u as materialized (
-		select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::json[], $6::integer[], $7::integer[], $8::integer[], $9::bigint[])
+		select u.* from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::json[], $6::integer[], $7::integer[], $8::integer[], $9::bigint[])
 			with ordinality as u (id, fence, owner, after, error, failed, crashed, unstarted, retention, n)
+		/*wary*/
 	), waits as (
 		update fairlead.task t set state = 0, owner = 0, fence = t.fence + 1, run_at = now() + u.after * interval '1 microsecond',
 			started_at = null, deadline = null, beat_by = null, attempt = t.attempt - u.unstarted,
@@ -48,7 +49,7 @@ func (p *Postgres) Back(ctx context.Context, backs []Back) ([]Outcome, error) {
 		}
 		n := 0
 		for _, i := range left {
-			if !out[i].Done {
+			if !out[i].Done && !out[i].Busy {
 				left[n] = i
 				n++
 			}
@@ -69,19 +70,13 @@ func (p *Postgres) back(ctx context.Context, backs []Back, some []int, out []Out
 		after[i], retention[i], errs[i] = micros(b.After), micros(b.Retention), problem(b.Error)
 		failed[i], crashed[i], unstarted[i] = number(b.Failed), number(b.Crashed), number(b.Unstarted)
 	}
-	return p.do(ctx, "give tasks back", retentionsOf(retention), func(ctx context.Context, conn *pgx.Conn) error {
-		return rows(ctx, conn, func(r pgx.Rows) error {
-			var n int
-			var cancelled bool
-			if err := r.Scan(&n, &cancelled); err != nil {
-				return err
-			}
-			state := wire.TaskPending
-			if cancelled {
-				state = wire.TaskCancelled
-			}
-			out[some[c.of[n-1]]] = Outcome{Done: true, State: state}
-			return nil
-		}, backSQL, c.id, c.fence, c.owner, after, errs, failed, crashed, unstarted, retention)
-	})
+	return p.write(ctx, "give tasks back", retentionsOf(retention), backSQL, func(r pgx.Rows) (w written, err error) {
+		cancelled := false
+		err = r.Scan(&w.n, &cancelled)
+		w.state = wire.TaskPending
+		if cancelled {
+			w.state = wire.TaskCancelled
+		}
+		return w, err
+	}, func(n int) *Outcome { return &out[some[c.of[n-1]]] }, c, after, errs, failed, crashed, unstarted, retention)
 }

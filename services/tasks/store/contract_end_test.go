@@ -21,7 +21,7 @@ func testEnd(t *testing.T, r *rig) {
 		End{Ref: c, State: wire.TaskFailed, Error: broken, Failed: true},
 		End{Ref: a, State: wire.TaskCommitted, Result: []byte(`{"r": 1}`)},
 		End{Ref: b, State: wire.TaskDead, Error: broken, Crashed: true})
-	equal(t, "outcomes", out, []Outcome{{true, wire.TaskFailed}, {true, wire.TaskCommitted}, {true, wire.TaskDead}})
+	equal(t, "outcomes", out, []Outcome{{Done: true, State: wire.TaskFailed}, {Done: true, State: wire.TaskCommitted}, {Done: true, State: wire.TaskDead}})
 	task := r.is(a.ID, wire.TaskCommitted, 1)
 	same(t, "committed", words(string(task.Result), task.Input == nil, task.Error, task.FinishedAt.IsZero(), task.Failures, task.Attempt),
 		`{"r": 1} true <nil> false 0 1`)
@@ -49,7 +49,7 @@ func testEndIsFenced(t *testing.T, r *rig) {
 	said := Ref{ID: a.ID, Fence: 1}
 	out := r.end(End{Ref: b, State: wire.TaskCommitted}, End{Ref: said, State: wire.TaskCommitted, Result: []byte(`"first"`)},
 		End{Ref: said, State: wire.TaskFailed})
-	equal(t, "outcomes", out, []Outcome{{true, wire.TaskCommitted}, {true, wire.TaskCommitted}, {}})
+	equal(t, "outcomes", out, []Outcome{{Done: true, State: wire.TaskCommitted}, {Done: true, State: wire.TaskCommitted}, {}})
 	same(t, "again", r.commit(said, `"second"`), Outcome{})
 	same(t, "result", string(r.is(a.ID, wire.TaskCommitted, 1).Result), `"first"`)
 	same(t, "back", r.back(Back{Ref: said})[0], Outcome{})
@@ -88,7 +88,7 @@ func testBack(t *testing.T, r *rig) {
 	failed, crashed, unstarted := r.start(o, New{}), r.start(o, New{}), r.start(o, New{})
 	broken := &wire.TaskError{Code: wire.Internal, Message: "it broke"}
 	out := r.back(Back{Ref: unstarted, Unstarted: true}, Back{Ref: failed, After: time.Minute, Error: broken, Failed: true}, Back{Ref: crashed, Crashed: true})
-	equal(t, "outcomes", out, []Outcome{{true, wire.TaskPending}, {true, wire.TaskPending}, {true, wire.TaskPending}})
+	equal(t, "outcomes", out, []Outcome{{Done: true, State: wire.TaskPending}, {Done: true, State: wire.TaskPending}, {Done: true, State: wire.TaskPending}})
 	task := r.is(failed.ID, wire.TaskPending, 2)
 	same(t, "failed", words(task.Attempt, task.Failures, task.Crashes, task.Error.Message, task.StartedAt.IsZero()), "1 1 0 it broke true")
 	task = r.is(crashed.ID, wire.TaskPending, 2)
@@ -112,7 +112,7 @@ func testBackIsFenced(t *testing.T, r *rig) {
 	}
 	r.is(a.ID, wire.TaskRunning, 1)
 	out := r.back(Back{Ref: a, Failed: true}, Back{Ref: a, Failed: true})
-	equal(t, "outcomes", out, []Outcome{{true, wire.TaskPending}, {}})
+	equal(t, "outcomes", out, []Outcome{{Done: true, State: wire.TaskPending}, {}})
 	same(t, "failures", r.is(a.ID, wire.TaskPending, 2).Failures, 1)
 	same(t, "a late result", r.commit(a, "1"), Outcome{})
 }
@@ -122,7 +122,7 @@ func testBackOfCancelled(t *testing.T, r *rig) {
 	a, b := r.start(o, New{IdempotencyKey: "k", UniqueKey: "u"}), r.start(o, New{})
 	must[*wire.Task](r)(r.Cancel(t.Context(), a.ID, time.Minute, kept))
 	out := r.back(Back{Ref: b}, Back{Ref: a, Failed: true, After: time.Hour})
-	equal(t, "outcomes", out, []Outcome{{true, wire.TaskPending}, {true, wire.TaskCancelled}})
+	equal(t, "outcomes", out, []Outcome{{Done: true, State: wire.TaskPending}, {Done: true, State: wire.TaskCancelled}})
 	same(t, "failures", r.is(a.ID, wire.TaskCancelled, 2).Failures, 1)
 	if in := r.insert(o, New{IdempotencyKey: "k", UniqueKey: "u"})[0]; in.Existing {
 		t.Error("the keys of what was cancelled are taken")
@@ -151,7 +151,7 @@ func testCancel(t *testing.T, r *rig) {
 		t.Errorf("Cancel(unknown): %v, want ErrNotFound", err)
 	}
 	// A commit that comes before the kill stays.
-	same(t, "committed", r.commit(running, "1"), Outcome{true, wire.TaskCommitted})
+	same(t, "committed", r.commit(running, "1"), Outcome{Done: true, State: wire.TaskCommitted})
 	r.pass(time.Hour)
 	same(t, "killed", len(must[[]Ref](r)(r.Kill(t.Context(), 9, kept))), 0)
 }

@@ -118,6 +118,7 @@ func TestDaysAreDropped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = reader.Rollback(context.Background()) }() // it may be over
 	if _, err := reader.Exec(t.Context(), `select count(*) from fairlead.task_done`); err != nil {
 		t.Fatal(err)
 	}

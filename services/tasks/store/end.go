@@ -14,10 +14,12 @@ import (
 // that no index serves, or statistics of a moment in which nothing ran would have
 // it go through all that runs for each of them.
 const endSQL = `
-	with d as (
-		delete from fairlead.task t using unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::smallint[], $5::json[], $6::json[],
-			$7::integer[], $8::integer[], $9::bigint[])
-			with ordinality as u (id, fence, owner, ended, result, error, failed, crashed, retention, n)
+	with u as materialized (
+		select u.* from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::smallint[], $5::json[], $6::json[], $7::integer[], $8::integer[],
+			$9::bigint[]) with ordinality as u (id, fence, owner, ended, result, error, failed, crashed, retention, n)
+		/*wary*/
+	), d as (
+		delete from fairlead.task t using u
 		where t.id = u.id and t.fence = u.fence and t.state + 0 = 1 and (u.owner = 0 or u.owner = t.owner)
 		returning t.id, t.fence, t.created_at, t.run_at, t.started_at, t.timeout, t.attempt, t.failures + u.failed as failures,
 			t.crashes + u.crashed as crashes,
@@ -72,20 +74,16 @@ func (p *Postgres) End(ctx context.Context, ends []End) ([]Outcome, error) {
 		result[i], errs[i], retention[i] = document(e.Result), problem(e.Error), micros(e.Retention)
 	}
 	out := make([]Outcome, n)
-	err := p.do(ctx, "end tasks", retentionsOf(retention), func(ctx context.Context, conn *pgx.Conn) error {
-		return rows(ctx, conn, func(r pgx.Rows) error {
-			var n int
-			var cancelled bool
-			if err := r.Scan(&n, &cancelled); err != nil {
-				return err
-			}
-			out[c.of[n-1]] = Outcome{Done: true, State: ends[c.of[n-1]].State}
-			if cancelled {
-				out[c.of[n-1]].State = wire.TaskCancelled
-			}
-			return nil
-		}, endSQL, c.id, c.fence, c.owner, state, result, errs, failed, crashed, retention)
-	})
+	err := p.write(ctx, "end tasks", retentionsOf(retention), endSQL, func(r pgx.Rows) (w written, err error) {
+		cancelled := false
+		if err = r.Scan(&w.n, &cancelled); err == nil {
+			w.state = ends[c.of[w.n-1]].State
+		}
+		if cancelled {
+			w.state = wire.TaskCancelled
+		}
+		return w, err
+	}, func(n int) *Outcome { return &out[c.of[n-1]] }, c, state, result, errs, failed, crashed, retention)
 	if err != nil {
 		return nil, err
 	}

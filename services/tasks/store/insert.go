@@ -1,7 +1,9 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -34,15 +36,25 @@ func (p *Postgres) Insert(ctx context.Context, o Owner, tasks []New) ([]Inserted
 		}
 		return b.out, nil
 	}
-	if err := p.tx(ctx, operation, nil, func(ctx context.Context, tx pgx.Tx) error {
-		if err := b.take(ctx, tx); err != nil {
-			return err
+	for try := 1; ; try++ {
+		if p.isWary() {
+			if busy, err := p.busyKeys(ctx, b); err != nil || len(busy) > 0 {
+				return nil, cmp.Or(err, error(&BusyError{Tasks: busy}))
+			}
 		}
-		return b.insert(ctx, tx, o)
-	}); err != nil {
-		return nil, err
+		err := p.tx(ctx, operation, nil, func(ctx context.Context, tx pgx.Tx) error {
+			if err := b.take(ctx, tx); err != nil {
+				return err
+			}
+			return b.insert(ctx, tx, o)
+		})
+		if err == nil {
+			return b.out, nil
+		}
+		if !p.waited(err) || try == 2 {
+			return nil, err
+		}
 	}
-	return b.out, nil
 }
 
 // batch are tasks on their way in.
@@ -83,14 +95,13 @@ func (b *batch) take(ctx context.Context, tx pgx.Tx) error {
 	return b.settle(ctx, tx, taken, held)
 }
 
+// sorted returns the keys of a batch in the order in which they are taken.
+func (b *batch) sorted() []taskKey { return slices.SortedFunc(maps.Keys(b.wants), taskKey.compare) }
+
 // lock locks the keys of a batch until the transaction ends: all in one order,
 // whoever has them. taken are those that nobody had, held those of others.
 func (b *batch) lock(ctx context.Context, tx pgx.Tx) (taken, held map[taskKey]wire.TaskID, err error) {
-	keys := make([]taskKey, 0, len(b.wants))
-	for k := range b.wants {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, taskKey.compare)
+	keys := b.sorted()
 	c := keyColumnsOf(keys)
 	ids := make(uuids, len(keys))
 	for i, k := range keys {

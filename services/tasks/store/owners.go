@@ -7,8 +7,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Join implements [Store].
+// Join implements [Store]. It makes the days ahead, too: who ends a task in SQL
+// would make a missing one in a transaction that may take its time.
 func (p *Postgres) Join(ctx context.Context, host string, lease time.Duration) (o Owner, err error) {
+	if err := p.makeAhead(ctx); err != nil {
+		return 0, err
+	}
 	err = p.do(ctx, "join", nil, func(ctx context.Context, conn *pgx.Conn) error {
 		if p.retention > 0 {
 			if _, err := conn.Exec(ctx, `
@@ -45,7 +49,9 @@ func (p *Postgres) Leave(ctx context.Context, o Owner) (n int, err error) {
 			with gone as (
 				delete from fairlead.task_owner where owner = $1
 			), given as (
-				update fairlead.task set owner = 0 where owner = $1 and state = 1 returning id
+				update fairlead.task set owner = 0 where id = any (array(
+					select id from fairlead.task where owner = $1 and state = 1 for update skip locked
+				)) returning id
 			)
 			select count(*) from given`, int64(o)).Scan(&n)
 	})

@@ -36,6 +36,7 @@ var statements = map[string]struct {
 	indexes []string
 }{
 	"claim":   {claimSQL, []string{"task_ready", "task_pkey"}},
+	"wary":    {strings.Replace(endSQL, "/*wary*/", warySQL, 1), []string{"task_pkey", "task_key_pkey"}},
 	"end":     {endSQL, []string{"task_pkey", "task_key_pkey", "task_step_pkey"}},
 	"back":    {backSQL, []string{"task_pkey", "task_key_pkey"}},
 	"beats":   {beatsSQL, []string{"task_pkey"}},
@@ -52,7 +53,7 @@ var statements = map[string]struct {
 
 // matching are the statements that match attempts by what a worker says of them:
 // none of them may go through all that runs instead.
-var matching = []string{"end", "back", "beats", "adopt", "attempt"}
+var matching = []string{"end", "wary", "back", "beats", "adopt", "attempt"}
 
 // TestPlans looks at how Postgres goes about each statement, planned at one moment
 // and used at any other.

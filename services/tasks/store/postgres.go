@@ -35,6 +35,7 @@ type Postgres struct {
 	mu    sync.Mutex
 	kept  map[time.Duration]struct{} // retentions that were asked for; at most maxKept
 	after string                     // [Postgres.Due] goes on behind this name
+	wary  time.Time                  // until then what others have locked is passed over
 }
 
 var _ Store = (*Postgres)(nil)
@@ -49,7 +50,10 @@ func NewPostgres(pool *pgxpool.Pool, retention time.Duration) *Postgres {
 // once, whatever is in the tables then: a plan that is right for a few rows is
 // used for a million until statistics follow. Every statement here has an index
 // to go by, and none has any use for a plan without.
-const session = `set plan_cache_mode = force_generic_plan; set jit = off;
+//
+// Nobody waits long for a lock, either: what SQL stores and commits is locked as
+// long as its caller's transaction takes, and all others are not to wait for that.
+const session = `set lock_timeout = 1000; set plan_cache_mode = force_generic_plan; set jit = off;
 	set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off`
 
 // sessionKey marks connections that have it.

@@ -92,6 +92,7 @@ func TestEnqueueWaitsForKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer func() { _ = tx.Rollback(context.Background()) }() // it may be over
 		first := must[wire.TaskID](r)(enqueue(t.Context(), tx, `'work', unique_key => 'u'`))
 		second := make(chan Inserted, 1)
 		go func() {
@@ -187,8 +188,10 @@ func TestCompleteInSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	have := days(t, p)
-	if want := []string{day(t, p, kept), day(t, p, 50*24*time.Hour)}; !slices.Equal(have, want) {
-		t.Errorf("the days are %v, want %v", have, want)
+	for _, want := range []string{day(t, p, kept), day(t, p, 50*24*time.Hour)} {
+		if !slices.Contains(have, want) {
+			t.Errorf("the days are %v, and not %s", have, want)
+		}
 	}
 
 	// The attempt that was given up takes what its worker wrote with it.

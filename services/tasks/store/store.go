@@ -114,6 +114,25 @@ type Outcome struct {
 	// was never: what is there says [Store.Get].
 	Done  bool
 	State wire.TaskState // what the task is now; "" unless Done
+	// Busy, of what is not Done: somebody writes to the task in a transaction that
+	// has not ended, as who commits a result in SQL does. Nothing is known of the
+	// attempt; the same is to be said again in a moment.
+	Busy bool
+}
+
+// BusyError is an [Store.Insert] that stored nothing, because keys of some of its
+// tasks are wanted in a transaction that has not ended: who stores tasks in SQL may
+// take its time. It is an ABORTED. The others may be stored without them.
+type BusyError struct {
+	Tasks []int // which, by their place in the arguments; in order
+}
+
+// Error implements error.
+func (e *BusyError) Error() string { return e.Unwrap().Error() }
+
+// Unwrap returns the coded error.
+func (*BusyError) Unwrap() error {
+	return &wire.Error{Code: wire.Aborted, Message: "a transaction that has not ended wants a task with that key", RetryAfter: time.Second}
 }
 
 // Beat is what is known of a running attempt and is worth keeping: for `get`, and
@@ -167,8 +186,8 @@ type Store interface {
 	// others take it over at once: the attempts go on. It says how many there were.
 	Leave(ctx context.Context, o Owner) (int, error)
 
-	// Insert stores tasks, all or none of them. Rows for an owner without a lease
-	// may be written: the sweep of [Store.Orphans] finds them.
+	// Insert stores tasks, all or none of them; see [BusyError]. Rows for an owner
+	// without a lease may be written: the sweep of [Store.Orphans] finds them.
 	Insert(ctx context.Context, o Owner, tasks []New) ([]Inserted, error)
 	// Due lists the names of which tasks are pending and due within a time, at most
 	// so many.

@@ -154,6 +154,23 @@ end $$;
 -- +goose StatementEnd
 
 
+-- task_keys_busy returns the places of those keys that a transaction wants that has
+-- not ended. It takes the others, or tries to: that is to be taken back.
+-- +goose StatementBegin
+create function fairlead.task_keys_busy(kinds smallint[], names text[], keys text[]) returns setof integer language plpgsql
+set lock_timeout = 20 as $$
+begin
+	for i in 1 .. cardinality(kinds) loop
+		begin
+			insert into fairlead.task_key (kind, name, key, task) values (kinds[i], names[i], keys[i], '00000000-0000-0000-0000-000000000000')
+				on conflict (kind, name, key) do update set task = excluded.task where false;
+		exception when lock_not_available then
+			return next i;
+		end;
+	end loop;
+end $$;
+-- +goose StatementEnd
+
 -- enqueue stores a task in the caller's transaction and returns its id; that of
 -- the existing task where a key says so. What the service refuses is an error
 -- here too.
@@ -270,6 +287,7 @@ end $$;
 -- +goose Down
 drop function fairlead.complete;
 drop function fairlead.enqueue;
+drop function fairlead.task_keys_busy;
 drop function fairlead.task_done_make;
 drop table fairlead.task_service;
 drop table fairlead.task_secret;
