@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -208,10 +207,13 @@ func (g *gate) had(key string) []int64 {
 	return g.effects[key]
 }
 
-// startActor starts a worker; ready is answered when it is to end in order.
+// startActor starts a worker of a name, which promises to be heard within a lease.
 func (s *taskStack) startActor(name string, lease time.Duration, env ...string) *process {
 	s.t.Helper()
 	self, err := os.Executable()
 	must(s.t, err)
-	return startProgram(s.t, "worker", append([]string{actor + "=" + name, "NATS_URL=" + s.nats, "LEASE=" + cmp.Or(lease, fairlead.DefaultTaskLease).String()}, env...), self)
+	return startProgram(s.t, "worker", append([]string{
+		actor + "=" + name, "NATS_URL=" + s.nats, "LEASE=" + lease.String(),
+		"GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0",
+	}, env...), self)
 }

@@ -116,16 +116,11 @@ func TestTasksWhileEverybodyIsKilled(t *testing.T) {
 	faults := []func(){worker, replica, worker, k.restartNATS, worker, replica, worker, k.restartPostgres, replica, worker, replica}
 	for i, fault := range faults {
 		k.progress(tasks * (i + 1) / (len(faults) + 2))
-		t.Log(time.Now().Format("05.000"), i)
 		fault()
 	}
-	t.Log(time.Now().Format("05.000"), "all faults")
 	k.enqueuing.Wait()
-	t.Log(time.Now().Format("05.000"), "all enqueued")
 	k.progress(tasks)
-	t.Log(time.Now().Format("05.000"), "all had")
 	r := k.ends(tasks)
-	t.Log(time.Now().Format("05.000"), "all ended")
 	wrong := r.check()
 	for _, w := range wrong[:min(len(wrong), 20)] {
 		t.Error(w)
