@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/fairlead-io/fairlead/internal/pgdev"
 )
 
@@ -44,10 +46,27 @@ func (d *devPostgres) launch(ctx context.Context, env *Env) {
 	d.done = make(chan struct{})
 	go func() {
 		defer close(d.done)
-		if err := d.server.Launch(ctx); err != nil && ctx.Err() == nil {
+		err := d.server.Launch(ctx)
+		if err == nil {
+			err = openPublic(ctx, d.server.URL())
+		}
+		if err != nil && ctx.Err() == nil {
 			fmt.Fprintf(env.Stderr, "tasks are off: %v\n", err)
 		}
 	}()
+}
+
+// openPublic has tables that are made by hand stand in the schema public: by
+// default they would stand in the one that is named like the role, among
+// Fairlead's.
+func openPublic(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, `alter role current_user set search_path = public`)
+	return err
 }
 
 // String says where tasks are.

@@ -17,6 +17,9 @@ const (
 	beatsPerLease = 3
 	// ticksPerLease is how often it is looked which attempts need one.
 	ticksPerLease = 2 * beatsPerLease
+	// firstBeat is about how long an attempt lasts before its first one, which makes
+	// the promise: what ends sooner costs none.
+	firstBeat = 200 * time.Millisecond
 	// progressEvery is the least time between two progresses of an attempt.
 	progressEvery = 200 * time.Millisecond
 )
@@ -32,6 +35,9 @@ type life struct {
 
 // due reports whether a beat is to be sent, looked at every tick.
 func (l *life) due(now time.Time, lease time.Duration) bool {
+	if l.trusted.IsZero() {
+		return now.Sub(l.beatAt) >= min(firstBeat/2, lease/ticksPerLease)
+	}
 	return now.Sub(l.beatAt) >= lease/beatsPerLease-lease/ticksPerLease/2
 }
 
@@ -91,7 +97,7 @@ func (b *beats) run() {
 	nc := b.w.f.nc
 	connected := nc.StatusChanged(nats.CONNECTED)
 	defer nc.RemoveStatusListener(connected)
-	tick := time.NewTicker(b.w.lease / ticksPerLease)
+	tick := time.NewTicker(min(firstBeat, b.w.lease/ticksPerLease))
 	defer tick.Stop()
 	hello := time.NewTicker(helloEvery)
 	defer hello.Stop()

@@ -27,8 +27,11 @@ type SQLTx interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// fenceLostState is the SQLSTATE with which fairlead.complete refuses.
-const fenceLostState = "FL001"
+// The SQLSTATEs with which fairlead.complete refuses.
+const (
+	fenceLostState = "FL001"
+	committedState = "FL002"
+)
 
 const (
 	enqueueSQL = `select fairlead.enqueue(name => $1::text, input => $2::text::json, idempotency_key => nullif($3::text, ''), ` +
@@ -67,7 +70,8 @@ func EnqueueSQLTx(ctx context.Context, tx SQLTx, name string, in any, o EnqueueO
 // who share the database with the tasks service: both happen, and once, or
 // neither. The worker's function returns the same result when the transaction has
 // committed, and an error when it has not. It is [ErrFenceLost] where the attempt
-// was given up: the transaction can't commit any more then.
+// was given up, and ALREADY_EXISTS where it was committed before, by a commit of
+// which one has not heard: this transaction can't commit any more then.
 func CompleteTx[R Row](ctx context.Context, tx Tx[R], a *Attempt, result any) error {
 	data, err := encodeResult(result)
 	if err != nil {
@@ -97,6 +101,11 @@ func enqueueArgs(name string, in any, o EnqueueOptions) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	for field, d := range map[string]time.Duration{"delay": o.Delay, "timeout": o.Timeout} {
+		if d < 0 {
+			return nil, wire.InvalidField(field, "must not be below 0")
+		}
+	}
 	runAt := ""
 	if !o.RunAt.IsZero() {
 		if o.Delay != 0 {
@@ -104,8 +113,11 @@ func enqueueArgs(name string, in any, o EnqueueOptions) ([]any, error) {
 		}
 		runAt = o.RunAt.UTC().Format(time.RFC3339Nano)
 	}
-	return []any{name, string(input), o.IdempotencyKey, o.UniqueKey, runAt, o.Delay.Milliseconds(), o.Priority, o.Timeout.Milliseconds(), string(meta)}, nil
+	return []any{name, string(input), o.IdempotencyKey, o.UniqueKey, runAt, wholeMs(o.Delay), o.Priority, wholeMs(o.Timeout), string(meta)}, nil
 }
+
+// wholeMs is a duration in ms, rounded up: 0 stands for none.
+func wholeMs(d time.Duration) int64 { return (d + time.Millisecond - 1).Milliseconds() }
 
 func scanID(name string, row Row) (string, error) {
 	var text string
@@ -123,9 +135,13 @@ func (a *Attempt) scanCompleted(row Row) error {
 	var one int
 	err := row.Scan(&one)
 	var state interface{ SQLState() string }
-	if errors.As(err, &state) && state.SQLState() == fenceLostState {
+	switch {
+	case !errors.As(err, &state):
+	case state.SQLState() == fenceLostState:
 		a.lose(true)
 		err = ErrFenceLost
+	case state.SQLState() == committedState:
+		err = wire.Errorf(wire.AlreadyExists, "the attempt was committed before")
 	}
 	if err != nil {
 		return fmt.Errorf("complete %s: %w", a.ID(), err)

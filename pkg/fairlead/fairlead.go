@@ -70,7 +70,8 @@ func New(nc *nats.Conn, opts Options) *Fairlead {
 // Drain stops everything that [Handle], [Work], [Fairlead.Subscribe] and
 // [Fairlead.Events] began, without losing anything: new calls go to other
 // workers, those that have arrived are answered, and the answers have reached
-// NATS when it returns. When ctx ends first it does what [Fairlead.Close] does
+// NATS when it returns. What runs under a [Fairlead.WithLock] comes to its end; what
+// [Fairlead.Lead] runs is told to end at once, so that somebody else leads. When ctx ends first it does what [Fairlead.Close] does
 // and returns ctx's error. A context without a deadline waits as long as it takes.
 func (f *Fairlead) Drain(ctx context.Context) error {
 	open := f.close()
@@ -87,7 +88,8 @@ func (f *Fairlead) Drain(ctx context.Context) error {
 
 // Close stops everything that [Handle], [Work], [Fairlead.Subscribe] and
 // [Fairlead.Events] began: calls that wait are not worked on any more, the
-// contexts of running handlers end, and it returns when they have returned. A
+// contexts of running handlers, of leaders and of what is done in
+// [Fairlead.WithLock] end, and it returns when they have returned. A
 // handler must not call it, nor Drain: they would wait for each other.
 func (f *Fairlead) Close() {
 	open := f.close()

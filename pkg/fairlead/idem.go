@@ -2,6 +2,7 @@ package fairlead
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,17 +84,30 @@ func (f *Fairlead) acquire(ctx context.Context, key string, o OnceOptions) (slot
 	if ttl <= 0 {
 		ttl = defaultAcquireTTL
 	}
-	req := wire.IdemAcquire{Key: key, AcquireTTL: ttl.String(), TTL: duration(o.TTL), Hash: o.Hash}
-	for {
-		until = time.Now().Add(ttl - ttl/10)
-		slot, err = service[wire.IdemAcquired](ctx, f, "tasks", "idem.acquire", req)
-		if err != nil || slot.State != wire.SlotPending {
+	req := wire.IdemAcquire{Key: key, AcquireTTL: ttl.String(), TTL: duration(o.TTL), Hash: o.Hash, ID: rand.Text()}
+	until = time.Now().Add(ttl - ttl/10)
+	for patience := time.Now().Add(f.opts.Timeout); ; {
+		once, cancel := context.WithTimeout(ctx, answerWithin)
+		slot, err = service[wire.IdemAcquired](once, f, "tasks", "idem.acquire", req)
+		cancel()
+		var e *wire.Error
+		wait := firstPause
+		switch {
+		case err == nil && slot.State != wire.SlotPending:
+			return slot, until, nil
+		case err == nil:
+			wait = max(time.Duration(slot.RetryAfterMs)*time.Millisecond, wait)
+			patience = time.Now().Add(wait + f.opts.Timeout)
+		case ctx.Err() != nil || !errors.As(err, &e) || e.Details["outcome"] != "unknown" || time.Now().After(patience):
 			return slot, until, err
-		}
+		} // else it may have been acquired by now, and is asked again
 		select {
 		case <-ctx.Done():
 			return slot, until, wire.AsError(ctx.Err()).With("outcome", "none")
-		case <-time.After(max(time.Duration(slot.RetryAfterMs)*time.Millisecond, firstPause)):
+		case <-time.After(wait):
+		}
+		if err == nil { // as of then it was somebody else's
+			until = time.Now().Add(ttl - ttl/10)
 		}
 	}
 }

@@ -2,6 +2,8 @@ package fairlead
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -75,17 +77,60 @@ type ClaimOptions struct {
 	Wait time.Duration
 }
 
+const (
+	// claimSlice is how long one request waits for jobs: for one who dies nothing is
+	// claimed for longer.
+	claimSlice = 5 * time.Second
+	// claimMargin is kept of the context's time for an answer to come back.
+	claimMargin = 150 * time.Millisecond
+)
+
 // Claim returns jobs that nobody has, the oldest first; none is no error. Complete
 // or Fail ends the claim of each.
+//
+// Where the context ends, so does the wait. What is claimed in that moment, or
+// within 5s for a process that died while it waited, nobody gets until its
+// visibility is over.
 func (j Jobs) Claim(ctx context.Context, o ClaimOptions) ([]wire.Job, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, max(o.Wait, 0)+j.f.opts.Timeout)
 		defer cancel()
 	}
-	got, err := service[wire.JobClaimed](ctx, j.f, "tasks", "job.claim", wire.JobClaim{
-		Queue: j.queue, Batch: o.Batch, Visibility: duration(o.Visibility), Wait: duration(o.Wait),
-	})
+	ends := time.Now().Add(o.Wait)
+	if deadline, _ := ctx.Deadline(); deadline.Add(-claimMargin).Before(ends) {
+		ends = deadline.Add(-claimMargin)
+	}
+	for wait := o.Wait; ; {
+		began := time.Now()
+		slice := min(wait, claimSlice)
+		jobs, err := j.claim(ctx, o, slice)
+		if err != nil || len(jobs) > 0 {
+			return jobs, err
+		}
+		if time.Since(began) < slice { // the replica stops: another one has to be there first
+			_ = pause(ctx, min(lockPause, max(time.Until(ends), 0)))
+		}
+		if wait = time.Until(ends).Truncate(time.Millisecond); wait <= 0 {
+			return jobs, nil
+		}
+	}
+}
+
+// claim asks once, and says so where it does not wait for the answer.
+func (j Jobs) claim(ctx context.Context, o ClaimOptions, wait time.Duration) ([]wire.Job, error) {
+	req := wire.JobClaim{Queue: j.queue, Batch: o.Batch, Visibility: duration(o.Visibility), Wait: duration(wait)}
+	if wait > 0 {
+		req.ID = rand.Text()
+	}
+	within, cancel := context.WithTimeout(ctx, max(wait, 0)+j.f.opts.Timeout)
+	defer cancel()
+	got, err := service[wire.JobClaimed](within, j.f, "tasks", "job.claim", req)
+	if within.Err() != nil && req.ID != "" {
+		if data, err := json.Marshal(wire.JobLeave{ID: req.ID}); err == nil {
+			_ = j.f.nc.Publish(j.f.opts.Namespace.Svc("tasks", "job.leave"), data) // a hint
+		}
+	}
 	return got.Jobs, err
 }
 

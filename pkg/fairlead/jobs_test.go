@@ -1,13 +1,22 @@
 package fairlead_test
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"regexp"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/fairlead-io/fairlead/pkg/fairlead"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
+
+// anyID is that of a wait.
+var anyID = regexp.MustCompile(`,"id":"[A-Z2-7]{26}"`)
 
 // What the service is asked about jobs, and what comes of its answers.
 func TestJobs(t *testing.T) {
@@ -47,7 +56,7 @@ func TestJobs(t *testing.T) {
 		if got := test.do(); got != test.got {
 			t.Errorf("%s: got %s, want %s", test.endpoint, got, test.got)
 		}
-		if got := string(receive(t, asked).Data); got != test.want {
+		if got := anyID.ReplaceAllString(string(receive(t, asked).Data), ""); got != test.want {
 			t.Errorf("%s: asked\n     %s\nwant %s", test.endpoint, got, test.want)
 		}
 	}
@@ -55,4 +64,40 @@ func TestJobs(t *testing.T) {
 	coded(t, err, wire.InvalidArgument)
 	_, err = j.EnqueueAll(ctx, []any{make(chan int)}, fairlead.JobOptions{})
 	coded(t, err, wire.InvalidArgument)
+}
+
+// A long wait is many short ones, and the one that nobody waits for any more is
+// ended.
+func TestAClaimThatIsCancelled(t *testing.T) {
+	t.Parallel()
+	r := start(t, fairlead.Options{})
+	claims, left := r.listen("fl.svc.tasks.job.claim"), r.listen("fl.svc.tasks.job.leave")
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() {
+		_, err := r.f.Jobs("mails").Claim(ctx, fairlead.ClaimOptions{Wait: time.Minute})
+		over <- err
+	}()
+	read := func(msg *nats.Msg) (c wire.JobClaim) {
+		must(t, json.Unmarshal(msg.Data, &c))
+		return c
+	}
+	first := r.next(claims)
+	if c := read(first); c.Wait != "5s" || c.ID == "" {
+		t.Errorf("asked to wait for %s, as %q", c.Wait, c.ID)
+	}
+	must(t, first.Respond([]byte(`{"jobs":[]}`)))
+	second := read(r.next(claims))
+	if second.Wait != "5s" || second.ID == read(first).ID {
+		t.Errorf("asked again to wait for %s, as %q", second.Wait, second.ID)
+	}
+	cancel()
+	if err := receive(t, over); !errors.Is(err, wire.ErrCancelled) {
+		t.Errorf("Claim: %v", err)
+	}
+	var leave wire.JobLeave
+	must(t, json.Unmarshal(r.next(left).Data, &leave))
+	if leave.ID != second.ID {
+		t.Errorf("%q waits no longer, want %q", leave.ID, second.ID)
+	}
 }

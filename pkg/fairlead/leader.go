@@ -21,8 +21,8 @@ type LeaderOptions struct {
 	// stands again, and how long it waits where it cannot stand. Default 1s.
 	Pause time.Duration
 	// OnError is called, one at a time, with what fn returned, with [ErrLockLost] where
-	// the lead was lost, and with what keeps this process from standing. Default: they
-	// are logged.
+	// the lead was lost, and with what keeps this process from standing: at once, and
+	// every 10s as long as it does. Default: they are logged.
 	OnError func(error)
 }
 
@@ -37,9 +37,14 @@ type Leader struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 
+	told time.Time // when OnError was last told that nobody answers; that of run
+
 	mu   sync.Mutex
 	lock *Lock // of the lead; nil without it; guarded by mu
 }
+
+// tellEvery is how often it is said that nobody answers who could give the lead.
+const tellEvery = 10 * time.Second
 
 // Lead stands for the lead of a name until ctx ends or [Leader.Stop]: of all
 // processes that do, one at a time runs fn. The context of fn ends when the lead
@@ -107,8 +112,15 @@ func (l *Leader) Stop(ctx context.Context) error {
 	}
 }
 
-func (l *Leader) drain(ctx context.Context) error { return l.Stop(ctx) }
-func (l *Leader) end(cause error)                 { l.cancel(cause) }
+// drain is Stop, and waits for fn also where ctx ends: the lead is not handed on
+// before.
+func (l *Leader) drain(ctx context.Context) error {
+	err := l.Stop(ctx)
+	<-l.done
+	return err
+}
+
+func (l *Leader) end(cause error) { l.cancel(cause) }
 
 func (l *Leader) halt() {
 	l.cancel(errStopped)
@@ -124,7 +136,7 @@ func (l *Leader) run() {
 		delete(l.f.open, l)
 	}()
 	for l.ctx.Err() == nil {
-		k, err := l.f.Lock(l.ctx, leaderKey(l.name), LockOptions{TTL: l.o.TTL, Wait: wire.MaxLockWait})
+		k, err := l.f.lock(l.ctx, leaderKey(l.name), LockOptions{TTL: l.o.TTL, Wait: wire.MaxLockWait}, l.unanswered)
 		switch {
 		case err == nil:
 			l.lead(k)
@@ -164,13 +176,27 @@ func (l *Leader) set(k *Lock) {
 	l.lock = k
 }
 
-// call calls fn, whose panic is an error.
-func (l *Leader) call(ctx context.Context) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			l.f.opts.Log.Error("a leader panicked", "name", l.name, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
-			err = fmt.Errorf("lead %s: panic: %v", l.name, r)
-		}
+// unanswered tells that this process stands, and nobody answers.
+func (l *Leader) unanswered(err error) {
+	if now := time.Now(); l.told.IsZero() || now.Sub(l.told) >= tellEvery {
+		l.told = now
+		l.o.OnError(fmt.Errorf("lead %s: %w", l.name, err))
+	}
+}
+
+// call calls fn, whose panic is an error, as is runtime.Goexit.
+func (l *Leader) call(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() {
+		err := fmt.Errorf("lead %s: the function ended its goroutine", l.name)
+		defer func() {
+			if r := recover(); r != nil {
+				l.f.opts.Log.Error("a leader panicked", "name", l.name, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
+				err = fmt.Errorf("lead %s: panic: %v", l.name, r)
+			}
+			done <- err
+		}()
+		err = l.fn(ctx)
 	}()
-	return l.fn(ctx)
+	return <-done
 }

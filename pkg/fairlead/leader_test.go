@@ -3,6 +3,7 @@ package fairlead_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -118,22 +119,72 @@ func TestALeadIsLost(t *testing.T) {
 	must(t, r.lock(r.worker(), "leader:sweeper", fairlead.LockOptions{Wait: -1}).Release(t.Context()))
 }
 
+// Nobody else leads before the function has returned, whoever has no time to wait
+// for it.
+func TestALeaderThatIsDrained(t *testing.T) {
+	t.Parallel()
+	r := startLocks(t, fairlead.Options{})
+	in, out, drained := make(chan context.Context, 1), make(chan struct{}), make(chan error, 1)
+	_, err := r.f.Lead(t.Context(), "sweeper", fairlead.LeaderOptions{TTL: time.Hour}, func(ctx context.Context) error {
+		in <- ctx
+		<-out
+		return nil
+	})
+	must(t, err)
+	lead := receive(t, in)
+	over, end := context.WithCancel(t.Context())
+	end()
+	go func() { drained <- r.f.Drain(over) }()
+	<-lead.Done()
+	_, err = r.worker().Lock(t.Context(), "leader:sweeper", fairlead.LockOptions{Wait: 200 * time.Millisecond})
+	coded(t, err, wire.DeadlineExceeded)
+	if len(drained) > 0 {
+		t.Error("Drain has returned, and the function has not")
+	}
+	close(out)
+	if err := receive(t, drained); !errors.Is(err, context.Canceled) {
+		t.Errorf("Drain: %v", err)
+	}
+	must(t, r.lock(r.worker(), "leader:sweeper", fairlead.LockOptions{}).Release(t.Context()))
+}
+
+// Where nobody answers who could give the lead, that is said at once.
+func TestALeaderThatNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	r := start(t, fairlead.Options{})
+	troubles := make(chan error, 10)
+	l, err := r.f.Lead(t.Context(), "sweeper", fairlead.LeaderOptions{OnError: func(err error) { troubles <- err }}, func(context.Context) error { return nil })
+	must(t, err)
+	coded(t, receive(t, troubles), wire.Unavailable)
+	must(t, l.Stop(t.Context()))
+	if len(troubles) > 1 {
+		t.Errorf("said %d times more", len(troubles))
+	}
+}
+
 // A panic of a leader ends its term, not the process.
 func TestALeaderPanics(t *testing.T) {
 	t.Parallel()
 	r := startLocks(t, fairlead.Options{})
 	troubles := make(chan error, 10)
-	terms := 0
+	terms, again := 0, make(chan bool, 10)
 	_, err := r.f.Lead(t.Context(), "k", fairlead.LeaderOptions{Pause: time.Millisecond, OnError: func(err error) { troubles <- err }}, func(ctx context.Context) error {
-		if terms++; terms == 1 {
+		switch terms++; terms {
+		case 1:
 			panic("oh no")
+		case 2:
+			runtime.Goexit()
 		}
+		again <- true
 		<-ctx.Done()
 		return ctx.Err()
 	})
 	must(t, err)
-	if err := receive(t, troubles); err == nil {
-		t.Error("no error")
+	for range 2 {
+		if err := receive(t, troubles); err == nil {
+			t.Error("no error")
+		}
 	}
+	receive(t, again)
 	r.f.Close()
 }

@@ -26,6 +26,8 @@ type acquiring struct {
 	ttl  time.Duration
 	wait time.Duration
 	id   string
+	// unanswered hears why there is no answer yet.
+	unanswered func(error)
 }
 
 // acquire returns the grant, and until when it is good without a renewal.
@@ -69,6 +71,9 @@ func (a *acquiring) stand(ctx context.Context, ends time.Time) (grant wire.LockG
 			return grant, sent, a.tooLate(err)
 		case e.Code == wire.DeadlineExceeded && left > 0:
 		case (e.Code == wire.Unavailable || e.Code == wire.Aborted) && left > lockPause:
+			if e.Code == wire.Unavailable {
+				a.unanswered(err)
+			}
 			if pause(ctx, lockPause) != nil {
 				a.leaveBehind(sure)
 				return grant, sent, a.tooLate(failed(context.Cause(ctx)))
@@ -125,15 +130,16 @@ func (a *acquiring) leaveBehind(sure bool) {
 	if !ok {
 		return
 	}
-	go func() { // ends within lockSlack; [Fairlead.Close] waits for it
+	behind := *a // with the id of now: the caller may go on with another
+	go func() {  // ends within lockSlack; [Fairlead.Close] waits for it
 		defer end()
 		ctx, cancel := context.WithTimeout(standing, lockSlack)
 		defer cancel()
-		grant, err := a.ask(ctx, 0)
+		grant, err := behind.ask(ctx, 0)
 		if err != nil {
 			return // it leaves the line by itself soon, or ends by its ttl
 		}
-		_, _ = service[struct{}](ctx, a.f, "tasks", "lock.release", wire.LockRelease{Key: a.key, Fence: grant.Fence, Token: grant.Token})
+		_, _ = service[struct{}](ctx, behind.f, "tasks", "lock.release", wire.LockRelease{Key: behind.key, Fence: grant.Fence, Token: grant.Token})
 	}()
 }
 

@@ -70,8 +70,15 @@ type Lock struct {
 // [Fairlead.Close].
 //
 // ctx is also that of what is done under the lock: where it ends, so does
-// [Lock.Context], and the lock is still held until Release.
+// [Lock.Context], and the lock is still held until Release, or until
+// [Fairlead.Drain] or Close, which end [Lock.Context] too and do not wait for what
+// is done under it: what they are to wait for is done in [Fairlead.WithLock].
 func (f *Fairlead) Lock(ctx context.Context, key string, o LockOptions) (*Lock, error) {
+	return f.lock(ctx, key, o, func(error) {})
+}
+
+// lock is Lock, which tells unanswered of each answer that did not come meanwhile.
+func (f *Fairlead) lock(ctx context.Context, key string, o LockOptions, unanswered func(error)) (*Lock, error) {
 	o, err := o.checked()
 	if err == nil {
 		err = wire.CheckLockKey("key", key)
@@ -84,7 +91,7 @@ func (f *Fairlead) Lock(ctx context.Context, key string, o LockOptions) (*Lock, 
 		return nil, ErrClosed
 	}
 	defer end()
-	a := &acquiring{f: f, key: key, ttl: o.TTL, wait: o.Wait}
+	a := &acquiring{f: f, key: key, ttl: o.TTL, wait: o.Wait, unanswered: unanswered}
 	grant, deadline, err := a.acquire(standing)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", key, err)
@@ -102,11 +109,21 @@ func (f *Fairlead) Lock(ctx context.Context, key string, o LockOptions) (*Lock, 
 // should return then, and is waited for. It returns fn's error; where the lock was
 // lost while fn ran, also [ErrLockLost], since somebody else may have done the
 // same meanwhile. [LockFence] has the fence.
+//
+// [Fairlead.Drain] waits for fn, and ends its context where that takes too long;
+// [Fairlead.Close] ends it at once and waits: fn must not call them. The lock is
+// released when fn has returned, in any case.
 func (f *Fairlead) WithLock(ctx context.Context, key string, o LockOptions, fn func(ctx context.Context) error) (err error) {
 	k, err := f.Lock(ctx, key, o)
 	if err != nil {
 		return err
 	}
+	u, ok := f.beginUnder(k)
+	if !ok {
+		_ = k.Release(ctx) // it was not used, and ends by its ttl
+		return ErrClosed
+	}
+	defer u.over()
 	defer func() {
 		released := k.Release(ctx)
 		if errors.Is(released, ErrLockLost) {
@@ -237,8 +254,8 @@ func (l *locks) remove(k *Lock) {
 	delete(l.open, k)
 }
 
-// end releases all locks. It comes after everything that may have worked under
-// one.
+// end releases all locks. It comes after everything that is waited for and may have
+// worked under one.
 func (l *locks) end() {
 	l.mu.Lock()
 	l.over = true

@@ -2,7 +2,9 @@ package fairlead_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -305,6 +307,99 @@ func TestCloseReleasesLocks(t *testing.T) {
 	must(t, other.Release(t.Context()))
 	if _, err := f.Lock(t.Context(), "k", fairlead.LockOptions{}); !errors.Is(err, fairlead.ErrClosed) {
 		t.Errorf("behind Close: %v", err)
+	}
+}
+
+// What is done under a lock has it until it has returned: Drain waits for it, and
+// ends its context once that takes too long.
+func TestDrainWaitsForWhatIsUnderALock(t *testing.T) {
+	t.Parallel()
+	r := startLocks(t, fairlead.Options{})
+	for _, hurried := range []bool{false, true} {
+		f := r.worker()
+		in, out, returned, drained := make(chan context.Context, 1), make(chan struct{}), make(chan error, 1), make(chan error, 1)
+		go func() {
+			returned <- f.WithLock(t.Context(), "k", fairlead.LockOptions{TTL: time.Hour}, func(ctx context.Context) error {
+				in <- ctx
+				<-out
+				return nil
+			})
+		}()
+		under := receive(t, in)
+		ctx, hurry := context.WithCancel(t.Context())
+		go func() { drained <- f.Drain(ctx) }()
+		if hurried {
+			hurry()
+			<-under.Done()
+		}
+		_, err := r.f.Lock(t.Context(), "k", fairlead.LockOptions{Wait: 200 * time.Millisecond})
+		coded(t, err, wire.DeadlineExceeded)
+		if len(drained) > 0 || !hurried && under.Err() != nil {
+			t.Errorf("Drain has returned: %v; the context has ended with %v", len(drained) > 0, under.Err())
+		}
+		close(out)
+		must(t, receive(t, returned))
+		if err := receive(t, drained); errors.Is(err, context.Canceled) != hurried {
+			t.Errorf("Drain: %v", err)
+		}
+		hurry()
+		must(t, r.lock(r.f, "k", fairlead.LockOptions{Wait: -1}).Release(t.Context()))
+		err = f.WithLock(t.Context(), "k", fairlead.LockOptions{}, func(context.Context) error { return nil })
+		if !errors.Is(err, fairlead.ErrClosed) {
+			t.Errorf("behind Drain: %v", err)
+		}
+	}
+}
+
+// A grant that is too old when it is heard, and can't be renewed, is given back while
+// the caller asks again: only that one is.
+func TestAGrantThatIsTooOldIsGivenBack(t *testing.T) {
+	t.Parallel()
+	r := start(t, fairlead.Options{})
+	var asked, released []string
+	var mu sync.Mutex
+	answer := func(subject string, what func(data []byte) any) {
+		t.Helper()
+		_, err := r.other.Subscribe("fl.svc.tasks.lock."+subject, func(msg *nats.Msg) {
+			mu.Lock()
+			defer mu.Unlock()
+			if said := what(msg.Data); said != nil {
+				data, err := json.Marshal(said)
+				must(t, err)
+				must(t, msg.Respond(data))
+			}
+		})
+		must(t, err)
+	}
+	answer("acquire", func(data []byte) any {
+		var req wire.LockAcquire
+		must(t, json.Unmarshal(data, &req))
+		if !slices.Contains(asked, req.ID) {
+			asked = append(asked, req.ID)
+		}
+		grant := wire.LockGrant{Fence: uint64(slices.Index(asked, req.ID)) + 1, Token: req.ID, ExpiresMs: 100}
+		if grant.Fence == 1 {
+			grant.ExpiresMs = 1
+		}
+		return grant
+	})
+	answer("renew", func([]byte) any { return nil })
+	given := make(chan bool, 10)
+	answer("release", func(data []byte) any {
+		var req wire.LockRelease
+		must(t, json.Unmarshal(data, &req))
+		released = append(released, req.Token)
+		given <- true
+		return struct{}{}
+	})
+	must(t, r.other.FlushTimeout(patience))
+	_, err := r.f.Lock(t.Context(), "k", fairlead.LockOptions{TTL: 100 * time.Millisecond, Wait: patience})
+	must(t, err)
+	receive(t, given)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) < 2 || slices.Contains(released, asked[len(asked)-1]) || !slices.Contains(released, asked[0]) {
+		t.Errorf("asked as %v, released %v: not the first, or the last", asked, released)
 	}
 }
 

@@ -290,3 +290,50 @@ func TestWatch(t *testing.T) {
 	}
 	coded(t, last, wire.DeadlineExceeded)
 }
+
+// What is read of a task that is watched is older than what its topic has told; but
+// for a connection that was away: then it is read at once.
+func TestWatchGoesOnlyForward(t *testing.T) {
+	t.Parallel()
+	r := start(t, fairlead.Options{})
+	stored := func(state string, done int) string {
+		return fmt.Sprintf(`{"id":"%s","state":%q,"attempt":1,"progress":%d}`, someTask, state, done)
+	}
+	publish := func(data string) { must(t, r.other.Publish("fl.topic.task."+someTask, []byte(data))) }
+	states := make(chan string, 10)
+	reads := 0
+	r.serve("fl.svc.tasks.get", func(msg *nats.Msg) *nats.Msg {
+		if reads++; reads == 2 {
+			publish(stored("running", 6))
+		}
+		return body(<-states)(msg)
+	})
+	states <- stored("running", 1)
+	var got []string
+	var lost time.Time
+	for task, err := range r.f.Tasks().Watch(t.Context(), someTask) {
+		must(t, err)
+		got = append(got, fmt.Sprintf("%s %s", task.State, task.Progress))
+		switch len(got) {
+		case 1:
+			publish(stored("running", 5))
+		case 2:
+			states <- stored("running", 2)  // as it was stored a while ago
+			publish(stored("committed", 0)) // has it read
+		case 3:
+			states <- stored("running", 8)
+			lost = time.Now()
+			must(t, r.nc.ForceReconnect())
+		case 4:
+			if took := time.Since(lost); took > 4*time.Second {
+				t.Errorf("it was read %v behind the reconnect, as it would have been anyway", took)
+			}
+			states <- stored("committed", 9)
+			publish(stored("committed", 9))
+		}
+	}
+	want := []string{"running 1", "running 5", "running 6", "running 8", "committed 9"}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}

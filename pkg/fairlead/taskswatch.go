@@ -2,6 +2,7 @@ package fairlead
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,9 +15,14 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
 
-// watchAgain is how often a task that is watched is read: a message may have been
-// lost.
-const watchAgain = 5 * time.Second
+const (
+	// watchAgain is how often a task that is watched is read: a message may have been
+	// lost. watchSoon is when it is read again where the last try failed.
+	watchAgain, watchSoon = 5 * time.Second, 500 * time.Millisecond
+	// watchWaits is how many messages of a task wait to be looked at; those beyond are
+	// lost.
+	watchWaits = 256
+)
 
 // Watch follows a task: it yields the task as it is, then whenever its state, its
 // attempt or its progress has changed, and ends behind its end. Changes that
@@ -43,70 +49,101 @@ func (t Tasks) watch(ctx context.Context, id string, yield func(wire.Task) bool)
 	if err != nil {
 		return err
 	}
-	sub, err := t.f.nc.SubscribeSync(subject)
+	told := make(chan *nats.Msg, watchWaits)
+	sub, err := t.f.nc.ChanSubscribe(subject, told)
 	if err != nil {
 		return failed(err)
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // it fails only with the connection
-	var now wire.Task
+	connected := t.f.nc.StatusChanged(nats.CONNECTED)
+	defer t.f.nc.RemoveStatusListener(connected)
+	again := time.NewTimer(0)
+	defer again.Stop()
+	w := watched{id: id}
 	for {
-		fresh, err := t.Get(ctx, id)
-		var e *wire.Error
-		switch {
-		case err == nil:
-			if !same(&now, &fresh) || fresh.State.Ended() {
-				if !yield(fresh) || fresh.State.Ended() {
-					return nil
-				}
-			}
-			now = fresh
-		case ctx.Err() != nil:
+		news := false
+		select {
+		case <-ctx.Done():
 			return wire.AsError(ctx.Err())
-		case !errors.As(err, &e) || final(e.Code):
-			return err
+		case _, open := <-connected:
+			if !open {
+				return failed(nats.ErrConnectionClosed)
+			}
+			w.missed = true
+			again.Reset(0)
+		case msg := <-told:
+			var ended bool
+			if news, ended = w.tell(msg.Data); ended { // what is stored says how
+				again.Reset(0)
+			}
+		case <-again.C:
+			fresh, err := t.Get(ctx, id)
+			var e *wire.Error
+			switch {
+			case err == nil && fresh.State.Ended():
+				yield(fresh)
+				return nil
+			case err == nil:
+				news = w.read(&fresh)
+				again.Reset(watchAgain)
+			case ctx.Err() != nil:
+				return wire.AsError(ctx.Err())
+			case !errors.As(err, &e) || final(e.Code):
+				return err
+			default:
+				again.Reset(watchSoon)
+			}
 		}
-		if goOn, err := follow(ctx, sub, &now, yield); !goOn {
-			return err
+		if news && !yield(w.task) {
+			return nil
 		}
 	}
 }
 
-// follow yields what is published of a task, until it is to be read: at its end,
-// and now and then.
-func follow(ctx context.Context, sub *nats.Subscription, now *wire.Task, yield func(wire.Task) bool) (goOn bool, err error) {
-	until, cancel := context.WithTimeout(ctx, watchAgain)
-	defer cancel()
-	for {
-		msg, err := sub.NextMsgWithContext(until)
-		switch {
-		case ctx.Err() != nil:
-			return false, wire.AsError(ctx.Err())
-		case until.Err() != nil:
-			return true, nil
-		case errors.Is(err, nats.ErrSlowConsumer):
-			return true, nil
-		case err != nil:
-			return false, failed(err)
-		}
-		said := *now
-		said.Progress, said.Result, said.Error = nil, nil, nil // what is read into them would change those of now
-		if json.Unmarshal(msg.Data, &said) != nil || said.ID != now.ID && now.ID != "" || said.Attempt < now.Attempt {
-			continue
-		}
-		if said.State.Ended() {
-			return true, nil
-		}
-		if said.Progress == nil && said.Attempt == now.Attempt {
-			said.Progress = now.Progress
-		}
-		if !same(now, &said) && !yield(said) {
-			return false, nil
-		}
-		*now = said
-	}
+// watched is a task as far as it is known from its topic, and from reading it.
+type watched struct {
+	id     string
+	task   wire.Task
+	told   bool // the topic has told the progress of this attempt
+	missed bool // messages of the topic may have been lost since
 }
 
-// same reports whether nothing has changed that Watch tells.
-func same(a, b *wire.Task) bool {
-	return a.ID == b.ID && a.State == b.State && a.Attempt == b.Attempt && bytes.Equal(a.Progress, b.Progress)
+// tell takes what the topic says, and reports whether that is news, and whether the
+// task has ended. What an earlier attempt says comes too late.
+func (w *watched) tell(data []byte) (news, ended bool) {
+	var said wire.Task
+	if json.Unmarshal(data, &said) != nil || said.ID != w.id || said.Attempt < w.task.Attempt {
+		return false, false
+	}
+	if said.State.Ended() {
+		return false, true
+	}
+	next := w.task
+	if said.Attempt != next.Attempt {
+		next.Progress, w.told = nil, false
+	}
+	next.ID, next.Name, next.State, next.Attempt = said.ID, cmp.Or(said.Name, next.Name), said.State, said.Attempt
+	next.Result, next.Error = said.Result, said.Error
+	if said.Progress != nil {
+		next.Progress, w.told = said.Progress, true
+	}
+	return w.change(next), false
+}
+
+// read takes what is stored, and reports whether that is news. A progress is stored
+// now and then only: what the topic has told of the same attempt is newer.
+func (w *watched) read(stored *wire.Task) (news bool) {
+	next, same := *stored, stored.Attempt == w.task.Attempt
+	if same && (stored.Progress == nil || w.told && !w.missed) {
+		next.Progress = w.task.Progress
+	}
+	w.told, w.missed = w.told && same, false
+	return w.change(next)
+}
+
+func (w *watched) change(next wire.Task) (news bool) {
+	old := &w.task
+	news = old.ID != next.ID || old.State != next.State || old.Attempt != next.Attempt || !bytes.Equal(old.Progress, next.Progress)
+	w.task = next
+	return news
 }

@@ -121,6 +121,9 @@ type Worker struct {
 	working  sync.WaitGroup // attempts that run, and whose results are to be told
 	ending   sync.Once
 
+	saying  sync.Mutex
+	leaving bool // it has said that it goes; guarded by saying
+
 	mu    sync.Mutex
 	book  *workbook     // guarded by mu, with the next ones
 	space chan struct{} // closed when there is room again for those that wait
@@ -189,9 +192,13 @@ func (w *Worker) subscribe(subject, queue string) error {
 	return nil
 }
 
-// hello says that the worker is there, or that it goes.
+// hello says that the worker is there, or that it goes: from then on no more than
+// that.
 func (w *Worker) hello(leaving bool) {
-	data, err := json.Marshal(wire.TaskHello{Names: []string{w.name}, Worker: w.id, Slots: w.slots, Leaving: leaving})
+	w.saying.Lock() // also while it is sent: what it says last counts
+	defer w.saying.Unlock()
+	w.leaving = w.leaving || leaving
+	data, err := json.Marshal(wire.TaskHello{Names: []string{w.name}, Worker: w.id, Slots: w.slots, Leaving: w.leaving})
 	if err == nil {
 		_ = w.f.nc.Publish(w.f.opts.Namespace.Svc("tasks", "hello"), data) // a hint, which is repeated
 	}

@@ -310,3 +310,28 @@ func TestCloseSaysGoodbye(t *testing.T) {
 		t.Errorf("%d more began, %d results were told", len(began), len(s.results))
 	}
 }
+
+// A worker that goes says nothing else any more, however long it takes.
+func TestAWorkerThatGoesStaysGoing(t *testing.T) {
+	t.Parallel()
+	s := startTasks(t)
+	hellos := s.listen("fl.svc.tasks.hello")
+	began, finish := make(chan bool, 1), make(chan bool)
+	w := work(s, "going", fairlead.WorkOptions{}, func(context.Context, *fairlead.Attempt, raw) (any, error) {
+		began <- true
+		<-finish
+		return nil, nil
+	})
+	s.dispatch("going", attempt(`1`))
+	receive(t, began)
+	drained := make(chan error, 1)
+	go func() { drained <- w.Drain(t.Context()) }()
+	for !hello(t, s.next(hellos)).Leaving {
+	}
+	must(t, s.nc.ForceReconnect()) // it says hello again
+	if last := hello(t, s.next(hellos)); !last.Leaving {
+		t.Errorf("the worker says %+v", last)
+	}
+	close(finish)
+	must(t, receive(t, drained))
+}

@@ -101,13 +101,16 @@ func TestLifeOfAnAttempt(t *testing.T) {
 	began := time.Now()
 	at := func(s float64) time.Time { return began.Add(time.Duration(s * float64(time.Second))) }
 	l := life{beatAt: began}
-	if l.due(at(1.4), lease) || !l.due(at(2), lease) {
-		t.Error("the first beat is not due after a third of the lease")
+	if l.due(at(0.05), lease) || !l.due(at(0.1), lease) {
+		t.Error("the first beat, which promises others, is not due when the attempt has lasted for a moment")
 	}
 	if l.over(at(100), lease) {
 		t.Error("a lease that nobody promised is over")
 	}
 	l.sent(at(2))
+	if l.due(at(3.4), lease) || !l.due(at(4), lease) {
+		t.Error("the next beat is not due after a third of the lease")
+	}
 	l.sent(at(4))
 	if l.over(at(6.9), lease) || !l.over(at(7), lease) {
 		t.Error("without an acknowledgement the lease is not over before it is at the service, 8s")

@@ -39,6 +39,9 @@ type (
 		// Hash is of the request, at most 128 bytes: with another one for the same key
 		// the answer is FAILED_PRECONDITION. "": it does not matter.
 		Hash string `json:"hash,omitempty"`
+		// ID makes a request that is asked again, since its answer was lost, the same one:
+		// nobody else may know it. At most 128 bytes.
+		ID string `json:"id,omitempty"`
 	}
 
 	// IdemAcquired answers an [IdemAcquire].

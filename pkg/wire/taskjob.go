@@ -3,11 +3,13 @@ package wire
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 )
 
 const (
-	// MaxQueueName is the longest name of a queue of jobs, in bytes.
+	// MaxQueueName is the longest name of a queue of jobs, in bytes, without the
+	// [DeadQueue] behind it.
 	MaxQueueName = 128
 	// MaxJobPayload bounds the JSON of a job's payload.
 	MaxJobPayload = 512 << 10
@@ -87,6 +89,14 @@ type (
 		// Wait is how long to wait for the first one; 0 when empty, at most "10m". It
 		// has to be less than the caller waits for the answer.
 		Wait string `json:"wait,omitempty"`
+		// ID names the wait for [JobLeave]; at most 128 bytes.
+		ID string `json:"id,omitempty"`
+	}
+
+	// JobLeave says that the one of a [JobClaim] with this id waits no longer: nothing
+	// is claimed for it any more.
+	JobLeave struct {
+		ID string `json:"id"`
 	}
 
 	// Job is a job that was claimed.
@@ -138,10 +148,12 @@ type (
 		Capped bool  `json:"capped,omitempty"`
 	}
 
-	// JobWake says that jobs of queues may be there, on [Namespace.JobWakes]: a hint.
+	// JobWake says that jobs of queues may be there, or that somebody waits no longer,
+	// on [Namespace.JobWakes]: a hint.
 	JobWake struct {
 		Replica string   `json:"replica"`
 		Queues  []string `json:"queues"`
+		Left    string   `json:"left,omitempty"` // the id of a [JobLeave]
 	}
 )
 
@@ -172,9 +184,10 @@ func (c JobClaimed) AppendJSON(dst []byte) []byte {
 	return append(dst, "]}"...)
 }
 
-// CheckQueue returns an error unless name can be that of a queue of jobs.
+// CheckQueue returns an error unless name can be that of a queue of jobs, or of the
+// [DeadQueue] of one.
 func CheckQueue(field, name string) error {
-	if name == "" || len(name) > MaxQueueName || !plainText(name) {
+	if name == "" || len(strings.TrimSuffix(name, DeadQueue)) > MaxQueueName || !plainText(name) {
 		return InvalidField(field, "from 1 to 128 bytes, no control characters")
 	}
 	return nil

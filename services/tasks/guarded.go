@@ -63,7 +63,7 @@ func (g guarded) Leave(ctx context.Context, o store.Owner) (int, error) {
 func (g guarded) Insert(ctx context.Context, o store.Owner, tasks []store.New) ([]store.Inserted, error) {
 	size := 0
 	for i := range tasks {
-		size += len(tasks[i].Input)
+		size += len(tasks[i].Input) + len(tasks[i].Metadata)
 	}
 	return asking(g, ctx, sized(size), func(ctx context.Context) ([]store.Inserted, error) { return g.of.Insert(ctx, o, tasks) })
 }
@@ -113,6 +113,11 @@ func (g guarded) Orphans(ctx context.Context, o store.Owner, n int) ([]store.Att
 	return asking(g, ctx, scanWait, func(ctx context.Context) ([]store.Attempt, error) { return g.of.Orphans(ctx, o, n) })
 }
 
+// Owned is [store.Store.Owned].
+func (g guarded) Owned(ctx context.Context, o store.Owner) ([]store.Ref, error) {
+	return asking(g, ctx, scanWait, func(ctx context.Context) ([]store.Ref, error) { return g.of.Owned(ctx, o) })
+}
+
 // Cancel is [store.Store.Cancel].
 func (g guarded) Cancel(ctx context.Context, id wire.TaskID, grace, retention time.Duration) (*wire.Task, error) {
 	return asking(g, ctx, askWait, func(ctx context.Context) (*wire.Task, error) { return g.of.Cancel(ctx, id, grace, retention) })
@@ -136,6 +141,11 @@ func (g guarded) Retry(ctx context.Context, id wire.TaskID) (*wire.Task, error) 
 // Get is [store.Store.Get].
 func (g guarded) Get(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error) {
 	return asking(g, ctx, sized(len(ids)*4096), func(ctx context.Context) ([]*wire.Task, error) { return g.of.Get(ctx, ids) })
+}
+
+// Peek is [store.Store.Peek].
+func (g guarded) Peek(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error) {
+	return asking(g, ctx, sized(len(ids)*4096), func(ctx context.Context) ([]*wire.Task, error) { return g.of.Peek(ctx, ids) })
 }
 
 // Attempt is [store.Store.Attempt].

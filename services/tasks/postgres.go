@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-io/fairlead/internal/breaker"
 	"github.com/fairlead-io/fairlead/internal/clock"
 	"github.com/fairlead-io/fairlead/pkg/wire"
+	"github.com/fairlead-io/fairlead/services/tasks/indexed"
 	"github.com/fairlead-io/fairlead/services/tasks/store"
 )
 
@@ -112,6 +113,9 @@ func (p *postgres) call(ctx context.Context, wait time.Duration, fn func(context
 	}
 	if gone(err) {
 		return breaker.Success, fmt.Errorf("%w: %w", missing(), err)
+	}
+	if coded := (*wire.Error)(nil); indexed.Busy(err) && !errors.As(err, &coded) {
+		return breaker.Success, fmt.Errorf("%w: %w", wire.Errorf(wire.Aborted, "another transaction has it and has not ended"), err)
 	}
 	if answered(err) {
 		return breaker.Success, err

@@ -40,7 +40,7 @@ func (b *Bridge) send(ctx context.Context, e *entry) {
 	case why == superseded && e.gap: // the next session announces its own
 	default:
 		b.drop(e.channel.name, why, err)
-		if why == undelivered && !e.gap {
+		if why == undelivered { // a gap that nobody has heard of is announced again
 			e.channel.lost.Store(true)
 		}
 	}
@@ -100,6 +100,8 @@ func (b *Bridge) store(ctx context.Context, e *entry, replay *rules.Replay) (rea
 		cancel()
 		retry := true
 		switch {
+		case ctx.Err() != nil:
+			return undelivered, ctx.Err()
 		case err == nil:
 			if _, retry, err = streams.ParseAck(reply); err == nil {
 				return fine, nil

@@ -30,6 +30,7 @@ type Service struct {
 	wake    chan struct{} // of capacity 1: look again
 	plans   plans         // of Run alone
 	said    time.Time     // when it was last said that a schedule does not fire; of Run alone
+	stuck   int           // schedules that are due and that the last look could not fire; of Run alone
 	metrics metrics
 
 	early time.Duration // tests: how much sooner than it should it looks
@@ -47,6 +48,9 @@ const (
 	// atOnce is how many schedules one look finds, and firesAtOnce how many tasks one
 	// write enqueues, but for a schedule that has more.
 	atOnce, firesAtOnce = 500, 500
+	// mostStuck is how many more a look finds: those that are due for the longest may
+	// be ones that this replica can't fire, and keep nobody else waiting.
+	mostStuck = 20_000
 	// countEvery is how often it is counted how many there are.
 	countEvery = time.Minute
 	sayEvery   = time.Minute
@@ -105,8 +109,9 @@ func (s *Service) count(ctx context.Context) {
 // look fires what is due and says when to look again.
 func (s *Service) look(ctx context.Context) time.Duration {
 	var found Found
+	limit := atOnce + s.stuck
 	if err := s.cfg.Ask(ctx, askWait, func(ctx context.Context) (err error) {
-		found, err = s.cfg.Store.Due(ctx, atOnce)
+		found, err = s.cfg.Store.Due(ctx, limit)
 		return err
 	}); err != nil {
 		if ctx.Err() == nil {
@@ -118,29 +123,25 @@ func (s *Service) look(ctx context.Context) time.Duration {
 	if found.In >= 0 {
 		pause = min(pause, found.In)
 	}
-	if len(found.Due) == 0 {
-		return pause
-	}
 	fires := s.turns(found)
-	stuck := len(fires) < len(found.Due)
+	stuck := len(found.Due) - len(fires)
 	for len(fires) > 0 {
 		n, tasks := 1, len(fires[0].Ticks)
 		for n < len(fires) && tasks+len(fires[n].Ticks) <= firesAtOnce {
 			tasks += len(fires[n].Ticks)
 			n++
 		}
-		if !s.fire(ctx, fires[:n]) {
-			stuck = true
-		}
+		stuck += s.fire(ctx, fires[:n])
 		fires = fires[n:]
 	}
-	if stuck {
+	s.stuck = min(stuck, mostStuck)
+	switch {
+	case len(found.Due) == 0:
+		return pause
+	case stuck == len(found.Due):
 		return min(pause, time.Second)
 	}
-	if len(found.Due) == atOnce {
-		return 0
-	}
-	return pause
+	return 0 // what fired has a next tick now, and there may be more that is due
 }
 
 // fired is a [Fire] and what else there is to know of it.
@@ -173,9 +174,9 @@ func (s *Service) turns(found Found) (fires []fired) {
 	return fires
 }
 
-// fire moves schedules on, and reports whether nothing hinders them: what others
-// have moved is no hindrance. Where one of several can't be fired the others are.
-func (s *Service) fire(ctx context.Context, several []fired) bool {
+// fire moves schedules on, and returns how many are hindered: what others have
+// moved is no hindrance. Where one of several can't be fired the others are.
+func (s *Service) fire(ctx context.Context, several []fired) (hindered int) {
 	fires := make([]Fire, len(several))
 	for i := range several {
 		fires[i] = several[i].Fire
@@ -187,16 +188,15 @@ func (s *Service) fire(ctx context.Context, several []fired) bool {
 	})
 	if err != nil {
 		if len(several) > 1 && oneIsWrong(err) {
-			ok := true
 			for i := range several {
-				ok = s.fire(ctx, several[i:i+1]) && ok
+				hindered += s.fire(ctx, several[i:i+1])
 			}
-			return ok
+			return hindered
 		}
 		if ctx.Err() == nil {
 			s.fails(several[0].Name, err)
 		}
-		return false
+		return len(several)
 	}
 	var names []string
 	for _, i := range moved {
@@ -212,7 +212,7 @@ func (s *Service) fire(ctx context.Context, several []fired) bool {
 	if len(names) > 0 {
 		s.cfg.Wake(names...)
 	}
-	return true
+	return 0
 }
 
 // fails says, from time to time, that a schedule does not fire.

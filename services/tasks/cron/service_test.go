@@ -126,6 +126,33 @@ func TestCheckerSeesTicksFiredTwice(t *testing.T) {
 	}
 }
 
+// Schedules that a replica can't read, as many as a look finds, keep no other one
+// from its turn.
+func TestWhatCantBeReadKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	var fired []string
+	m := NewMemory(time.Now, func(s Schedule, _ time.Time) { fired = append(fired, s.Name) })
+	put := func(name, spec string, in time.Duration) {
+		t.Helper()
+		s, next := sample(name, in)
+		s.Spec = spec
+		if _, err := m.Set(t.Context(), s, 2*atOnce, next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range atOnce {
+		put(fmt.Sprint("strange", i), "of a later release", -time.Hour)
+	}
+	put("own", "@every 1m", -time.Second)
+	s := New(Config{Store: m})
+	if pause := s.look(t.Context()); len(fired) != 0 || pause != time.Second {
+		t.Errorf("the first look fired %q, the next is in %v: it finds others first", fired, pause)
+	}
+	if s.look(t.Context()); len(fired) != 1 || fired[0] != "own" {
+		t.Errorf("the second look fired %q, want own", fired)
+	}
+}
+
 // Three replicas, two of which look too early, run while schedules are set,
 // changed and deleted.
 func TestReplicas(t *testing.T) {
@@ -279,5 +306,18 @@ func TestOneThatCannotFire(t *testing.T) {
 	}
 	if got := s.metrics.failures.Load(); got != 2 {
 		t.Errorf("failures: %d, want 2", got)
+	}
+}
+
+func TestAShortIntervalIsNotSleptThrough(t *testing.T) {
+	r := rig{NewPostgres(database(t)), nil}
+	r.set(t, "often", -time.Second, func(s *Schedule) { s.Spec = "1s" })
+	s := New(Config{Store: r.Store})
+	ctx := soon(t)
+	if pause := s.look(ctx); pause > 0 {
+		t.Errorf("after a tick was fired it sleeps for %s, and does not know until when", pause)
+	}
+	if pause := s.look(ctx); pause > time.Second {
+		t.Errorf("it sleeps for %s, the next tick is due within 1s", pause)
 	}
 }

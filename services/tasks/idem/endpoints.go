@@ -2,7 +2,11 @@ package idem
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +27,8 @@ const (
 	// done long before its time is over.
 	minRetry, maxRetry = 50 * time.Millisecond, time.Second
 
+	maxID = 128
+
 	workers = 1024 // requests at a time: they wait for the store
 )
 
@@ -40,15 +46,19 @@ func (s *Service) Endpoints(at func(name string) string) []bus.Endpoint {
 }
 
 // Acquire says whether to do the work of a key: acquired to one caller, pending to
-// the others, done with the result to those who come later.
+// the others, done with the result to those who come later. The id of a request makes
+// it the same one when it is asked again.
 func (s *Service) Acquire(ctx context.Context, req wire.IdemAcquire) (wire.IdemAcquired, error) {
-	want := Want{Token: newToken(), Hash: req.Hash}
+	want := Want{Token: tokenOf(req.Key, cmp.Or(req.ID, rand.Text())), Hash: req.Hash}
 	err := checkKey(req.Key)
 	if err == nil {
 		want.AcquireTTL, err = checkTTL("acquireTTL", req.AcquireTTL, defaultAcquireTTL, maxAcquireTTL)
 	}
 	if err == nil {
 		want.TTL, err = checkTTL("ttl", req.TTL, defaultTTL, maxTTL)
+	}
+	if err == nil && len(req.ID) > maxID {
+		err = wire.InvalidField("id", fmt.Sprintf("at most %d bytes", maxID))
 	}
 	if err == nil && (len(req.Hash) > wire.MaxIdemHash || !storable(req.Hash)) {
 		err = wire.InvalidField("hash", fmt.Sprintf("at most %d bytes", wire.MaxIdemHash))
@@ -80,6 +90,13 @@ func (s *Service) Acquire(ctx context.Context, req wire.IdemAcquire) (wire.IdemA
 		out.Result = f.Result
 	}
 	return out, nil
+}
+
+// tokenOf is the token of a request: it does not give the id away, nor is it that of
+// another key.
+func tokenOf(key, id string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d:%s%s", len(key), key, id))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
 // Commit stores the result of the work. The same again is no error; the token of

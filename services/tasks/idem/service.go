@@ -2,7 +2,6 @@ package idem
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -161,6 +160,3 @@ func (s *Service) clean(ctx context.Context) error {
 		}
 	}
 }
-
-// newToken returns one that nobody guesses.
-func newToken() string { return rand.Text() }

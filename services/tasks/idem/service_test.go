@@ -59,8 +59,19 @@ func TestRequests(t *testing.T) {
 	if _, err := s.Acquire(ctx, wire.IdemAcquire{Key: "k", Hash: "two"}); reason(err) != "hash" {
 		t.Errorf("another hash of what is done: %v, want FAILED_PRECONDITION", err)
 	}
+	var tokens []string
+	for _, req := range []wire.IdemAcquire{{Key: "asked", ID: "a"}, {Key: "asked", ID: "a"}, {Key: "asked", ID: "b"}, {Key: "asked"}, {Key: "other", ID: "a"}} {
+		got, err := s.Acquire(ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens = append(tokens, got.Token)
+	}
+	if tokens[0] == "" || tokens[1] != tokens[0] || tokens[2] != "" || tokens[3] != "" || tokens[4] == tokens[0] || tokens[4] == "" {
+		t.Errorf("the tokens of who asks again, and of others, are %q", tokens)
+	}
 	for _, req := range []wire.IdemAcquire{
-		{}, {Key: strings.Repeat("k", 1025)}, {Key: "a\x00"}, {Key: "k", AcquireTTL: "1ms"}, {Key: "k", TTL: "forever"}, {Key: "k", Hash: strings.Repeat("h", 129)},
+		{}, {Key: strings.Repeat("k", 1025)}, {Key: "a\x00"}, {Key: "k", AcquireTTL: "1ms"}, {Key: "k", TTL: "forever"}, {Key: "k", Hash: strings.Repeat("h", 129)}, {Key: "k", ID: strings.Repeat("i", 129)},
 	} {
 		if _, err := s.Acquire(ctx, req); !errors.Is(err, wire.ErrInvalidArgument) {
 			t.Errorf("Acquire(%+v): %v, want INVALID_ARGUMENT", req, err)

@@ -16,6 +16,7 @@ const (
 	maxDelay                                        = 366 * 24 * time.Hour
 	maxWait                                         = 10 * time.Minute
 	maxAttempts                                     = 10_000
+	maxID                                           = 128
 	// replyMargin is kept of a caller's deadline for the way back: what is claimed
 	// later than that is claimed for nobody.
 	replyMargin = 100 * time.Millisecond
@@ -36,11 +37,12 @@ func (s *Service) Endpoints(at func(name string) string) []bus.Endpoint {
 		e.Workers, e.Timeout = workers, scanWait
 	}
 	claim.Workers, claim.Timeout = maxWaiters+workers, maxWait+scanWait
+	leave := bus.Handle("job.leave", at("job.leave"), s.Leave)
 	pending := bus.Handle("job.pending", at("job.pending"), s.Pending)
 	pending.Workers, pending.Timeout = 16, scanWait
 	wipe := bus.Handle("job.clear", at("job.clear"), s.Clear)
 	wipe.Workers, wipe.Timeout = 4, clearWait
-	return []bus.Endpoint{enqueue, claim, complete, fail, extend, pending, wipe}
+	return []bus.Endpoint{enqueue, claim, leave, complete, fail, extend, pending, wipe}
 }
 
 // Enqueue stores a job, or several: all or none.
@@ -117,7 +119,7 @@ func (s *Service) Claim(ctx context.Context, req wire.JobClaim) (out wire.JobCla
 		return out, err
 	}
 	// In line before the first look: what is enqueued after that look wakes it.
-	w, err := s.lines.join(c.Queue)
+	w, err := s.lines.join(c.Queue, req.ID)
 	if err != nil {
 		return out, err
 	}
@@ -130,6 +132,12 @@ func (s *Service) Claim(ctx context.Context, req wire.JobClaim) (out wire.JobCla
 		}
 		select {
 		case <-w.wake:
+			if w.left() {
+				s.lines.wake(c.Queue, 1) // the next one looks instead
+				return out, nil
+			}
+		case <-w.gone:
+			return out, nil
 		case <-over.C:
 			return out, nil
 		case <-s.halted:
@@ -140,9 +148,23 @@ func (s *Service) Claim(ctx context.Context, req wire.JobClaim) (out wire.JobCla
 	}
 }
 
+// Leave ends a wait whose caller is not there any more, in whatever replica it is.
+func (s *Service) Leave(_ context.Context, req wire.JobLeave) (struct{}, error) {
+	if req.ID == "" || len(req.ID) > maxID {
+		return struct{}{}, wire.InvalidField("id", "that of the claim")
+	}
+	if !s.lines.end(req.ID) {
+		s.tell(wire.JobWake{Replica: s.cfg.ID, Queues: []string{}, Left: req.ID})
+	}
+	return struct{}{}, nil
+}
+
 func checkClaim(req *wire.JobClaim) (c Claim, wait time.Duration, err error) {
 	if err := wire.CheckQueue("queue", req.Queue); err != nil {
 		return c, 0, err
+	}
+	if len(req.ID) > maxID {
+		return c, 0, wire.InvalidField("id", fmt.Sprintf("at most %d bytes", maxID))
 	}
 	c = Claim{Queue: req.Queue, Most: req.Batch, Bytes: wire.MaxJobReply}
 	if c.Most == 0 {

@@ -10,7 +10,19 @@ import (
 // waiter is a claim that waits for a job.
 type waiter struct {
 	queue string
+	id    string        // "": nobody can end the wait but who waits
 	wake  chan struct{} // of capacity 1: look again
+	gone  chan struct{} // closed when nobody is there any more to be answered
+}
+
+// left reports whether nobody is there any more to be answered.
+func (w *waiter) left() bool {
+	select {
+	case <-w.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // lines are the claims that wait, by queue, first come first. Who is woken looks
@@ -20,26 +32,43 @@ type lines struct {
 
 	mu     sync.Mutex // guards what is below
 	queues map[string][]*waiter
+	named  map[string]*waiter // those with an id, which the last one has; at most n
 	n      int
 	first  chan struct{} // of capacity 1: somebody waits where nobody did
 }
 
 func newLines(most int) *lines {
-	return &lines{most: most, queues: map[string][]*waiter{}, first: make(chan struct{}, 1)}
+	return &lines{most: most, queues: map[string][]*waiter{}, named: map[string]*waiter{}, first: make(chan struct{}, 1)}
 }
 
 // join has somebody wait, until leave.
-func (l *lines) join(queue string) (*waiter, error) {
+func (l *lines) join(queue, id string) (*waiter, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.n >= l.most {
 		return nil, wire.Errorf(wire.ResourceExhausted, "too many claims wait")
 	}
-	w := &waiter{queue: queue, wake: make(chan struct{}, 1)}
+	w := &waiter{queue: queue, id: id, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	l.queues[queue] = append(l.queues[queue], w)
+	if id != "" {
+		l.named[id] = w
+	}
 	l.n++
 	poke(l.first) // also one whose queue is new: its next job may be due sooner than others'
 	return w, nil
+}
+
+// end has the one with an id wait no longer; false where there is none.
+func (l *lines) end(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.named[id]
+	if w == nil {
+		return false
+	}
+	delete(l.named, id)
+	close(w.gone)
+	return true
 }
 
 // leave ends the wait. Somebody who was woken and has not looked leaves that to
@@ -56,6 +85,9 @@ func (l *lines) leave(w *waiter) {
 		delete(l.queues, w.queue)
 	} else {
 		l.queues[w.queue] = rest
+	}
+	if l.named[w.id] == w {
+		delete(l.named, w.id)
 	}
 	select {
 	case <-w.wake:

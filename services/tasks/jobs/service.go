@@ -163,10 +163,17 @@ func (s *Service) there(queue map[string]int) {
 			more = append(more, q)
 		}
 	}
-	if len(more) == 0 || s.cfg.Peers == nil {
+	if len(more) > 0 {
+		s.tell(wire.JobWake{Replica: s.cfg.ID, Queues: more})
+	}
+}
+
+// tell gives the other replicas a hint.
+func (s *Service) tell(w wire.JobWake) {
+	if s.cfg.Peers == nil {
 		return
 	}
-	data, err := json.Marshal(wire.JobWake{Replica: s.cfg.ID, Queues: more})
+	data, err := json.Marshal(w)
 	if err == nil {
 		err = s.cfg.Peers.Publish(s.cfg.Namespace.JobWakes(), data)
 	}
@@ -183,6 +190,9 @@ func (s *Service) heard(msg *nats.Msg) {
 	}
 	for _, q := range w.Queues {
 		s.lines.wake(q, 1)
+	}
+	if w.Left != "" {
+		s.lines.end(w.Left)
 	}
 }
 

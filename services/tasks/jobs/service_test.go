@@ -206,13 +206,13 @@ func TestLines(t *testing.T) {
 	l := newLines(3)
 	var all []*waiter
 	for range 3 {
-		w, err := l.join("q")
+		w, err := l.join("q", "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, w)
 	}
-	if _, err := l.join("q"); !errors.Is(err, wire.ErrResourceExhausted) {
+	if _, err := l.join("q", ""); !errors.Is(err, wire.ErrResourceExhausted) {
 		t.Errorf("one too many: %v, want RESOURCE_EXHAUSTED", err)
 	}
 	if woken := l.wake("other", 1); woken != 0 {

@@ -107,6 +107,8 @@ func (a *asking) answer(j *job) (*holder, error) {
 	case j.outcome == held:
 		a.l.metrics.timeouts.Add(1)
 		return nil, errHeld()
+	case j.outcome == gone:
+		return nil, wire.Errorf(wire.Aborted, "the lock was released elsewhere; ask again")
 	}
 	a.l.metrics.granted.Add(1)
 	return j.holder, nil

@@ -217,11 +217,21 @@ func (l *Locks) broken(ctx context.Context, c *cell, s state, batch []*job, came
 	return false, nil
 }
 
+// answer tells a batch what it came to. h is the holder behind all of it: of a grant
+// that a later one of the batch released again, nothing was ever stored.
 func answer(batch []*job, outcomes []outcome, h *holder) {
 	for i, j := range batch {
 		j.outcome, j.holder = outcomes[i], h
+		if j.outcome == granted && !j.has(h) {
+			j.outcome = gone
+		}
 		close(j.done)
 	}
+}
+
+// has reports whether a holder is the one that the request is about.
+func (r *request) has(h *holder) bool {
+	return h != nil && h.who == r.who && (r.action != renewing || h.fence == r.fence)
 }
 
 func fail(batch []*job, err error, unsure bool) {

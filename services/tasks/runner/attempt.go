@@ -12,7 +12,8 @@ import (
 const leaseSlack = 250 * time.Millisecond
 
 // attempt is one that the replica supervises. What its table guards is read and
-// written by the table's methods alone; the rest never changes.
+// written by the table's methods alone; the rest never changes, but for the input,
+// which who dispatches the attempt has, and nobody later.
 type attempt struct {
 	store.Attempt
 	text    string // of its id
@@ -64,12 +65,17 @@ type table struct {
 func newTable() *table { return &table{byID: map[wire.TaskID]*attempt{}} }
 
 // put takes attempts in that have just begun, or are taken over. It returns those
-// that they take the place of, which were given up elsewhere.
+// that were given up elsewhere: that they take the place of, or that are older than
+// what is there.
 func (t *table) put(attempts ...*attempt) (displaced []*attempt) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, a := range attempts {
 		if old := t.byID[a.ID]; old != nil {
+			if old.Fence > a.Fence {
+				displaced = append(displaced, a)
+				continue
+			}
 			t.disarm(old)
 			displaced = append(displaced, old)
 		}
@@ -249,6 +255,18 @@ func (t *table) older(than time.Time) (refs []store.Ref) {
 		}
 	}
 	return refs
+}
+
+// missing returns those of some attempts that are not supervised here.
+func (t *table) missing(refs []store.Ref) (missing []store.Ref) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ref := range refs {
+		if a := t.byID[ref.ID]; a == nil || a.Fence < ref.Fence {
+			missing = append(missing, ref)
+		}
+	}
+	return missing
 }
 
 // own makes an attempt an owner's.

@@ -173,3 +173,18 @@ func TestCopiesAreKeptForAWhile(t *testing.T) {
 		t.Errorf("kept %v, then %v, want no more bytes than are allowed", first, second)
 	}
 }
+
+// What comes late takes the place of nothing that began after it.
+func TestPutKeepsTheGreaterFence(t *testing.T) {
+	table, id := newTable(), wire.NewTaskID(time.Now())
+	put := func(fence int64) (displaced []*attempt) {
+		return table.put(&attempt{Attempt: store.Attempt{ID: id, Fence: fence}, at: -1, deadline: time.Now().Add(time.Hour)})
+	}
+	put(5)
+	if displaced := put(3); len(displaced) != 1 || displaced[0].Fence != 3 || table.get(id).Fence != 5 {
+		t.Errorf("%d displaced, fence %d supervised, want the late one, 5", len(displaced), table.get(id).Fence)
+	}
+	if displaced := put(6); len(displaced) != 1 || displaced[0].Fence != 5 || table.get(id).Fence != 6 {
+		t.Errorf("%d displaced, fence %d supervised, want the older one, 6", len(displaced), table.get(id).Fence)
+	}
+}

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
@@ -9,17 +10,20 @@ import (
 	"time"
 )
 
+// quiet is a log of which nothing is wanted.
+var quiet = slog.New(slog.DiscardHandler)
+
 // While a write is under way what comes is collected, and goes with the next one.
 func TestABatchIsWhatCameMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var sizes []int
-		b := newBatch(1<<20, func(_ context.Context, items []int) []int {
+		b := newBatch(quiet, "test", 1<<20, func(_ context.Context, items []int) ([]int, error) {
 			mu.Lock()
 			sizes = append(sizes, len(items))
 			mu.Unlock()
 			time.Sleep(time.Second) // of the bubble
-			return nil
+			return nil, nil
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup
@@ -45,7 +49,7 @@ func TestABatchIsWhatCameMeanwhile(t *testing.T) {
 }
 
 func TestABatchIsBounded(t *testing.T) {
-	b := newBatch(3, func(context.Context, []int) []int { return nil })
+	b := newBatch(quiet, "test", 3, func(context.Context, []int) ([]int, error) { return nil, nil })
 	for i := range 3 {
 		if !b.add(i) {
 			t.Fatalf("%d of 3 is refused", i)
@@ -59,22 +63,70 @@ func TestABatchIsBounded(t *testing.T) {
 	}
 }
 
+// However few items there are, they are neither written nor kept if they are too
+// large together.
+func TestABatchIsBoundedByBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sizes []int
+		away := true
+		b := newBatch(quiet, "test", 1<<20, func(_ context.Context, items []int) ([]int, error) {
+			if away {
+				return items, errAway
+			}
+			sizes = append(sizes, len(items))
+			return nil, nil
+		})
+		b.size = func(item int) int { return item }
+		const large = mostBytes / 4
+		for range mostWaiting / large {
+			if !b.add(large) {
+				t.Fatalf("%d bytes wait, and %d more are refused", b.held(), large)
+			}
+		}
+		if b.add(1) || b.held() != mostWaiting {
+			t.Errorf("%d bytes wait, and one more is taken", b.held())
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		group.Go(func() { b.run(ctx) })
+		time.Sleep(time.Minute)
+		if b.add(1) {
+			t.Error("what is tried again is not counted")
+		}
+		away = false
+		if !b.empty(ctx) || b.held() != 0 {
+			t.Errorf("%d bytes wait though nothing does", b.held())
+		}
+		if most := slices.Max(sizes); most > 4 {
+			t.Errorf("%d of %d bytes in one write, want %d bytes at most", most, large, mostBytes)
+		}
+		if !b.add(2 * mostBytes) { // larger than one write: alone in one
+			t.Error("refused though nothing waits")
+		}
+		if !b.empty(ctx) {
+			t.Error("not empty")
+		}
+		cancel()
+		group.Wait()
+	})
+}
+
 // What can't be written holds up nobody else, and all of what fails is tried again.
 func TestWhatCannotBeWrittenHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		written := map[int]int{}
 		away := true
-		b := newBatch(1<<20, func(_ context.Context, items []int) []int {
+		b := newBatch(quiet, "test", 1<<20, func(_ context.Context, items []int) ([]int, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if away || slices.Contains(items, 7) {
-				return items
+				return items, errAway
 			}
 			for _, i := range items {
 				written[i]++
 			}
-			return nil
+			return nil, nil
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup

@@ -10,18 +10,20 @@ import (
 // that are under way have been dispatched.
 func (r *Runner) claimAll(ctx context.Context) error {
 	var group sync.WaitGroup
-	for range claimers {
-		group.Go(func() {
-			for {
-				select {
-				case name := <-r.claims:
-					r.claim(ctx, name)
-				case <-ctx.Done():
-					return
-				}
+	claim := func(names <-chan string) {
+		for {
+			select {
+			case name := <-names:
+				r.claim(ctx, name)
+			case <-ctx.Done():
+				return
 			}
-		})
+		}
 	}
+	for range claimers {
+		group.Go(func() { claim(r.claims) })
+	}
+	group.Go(func() { claim(r.tries) }) // those that are served do not wait for it
 	group.Wait()
 	return nil
 }
@@ -73,6 +75,7 @@ func (r *Runner) claim(ctx context.Context, name string) {
 		attempts[i] = r.newAttempt(got[i], owner)
 	}
 	again := r.lanes.claimed(name, n, len(got), err != nil, time.Now())
+	r.lanes.asked(name, n, err != nil, time.Now())
 	r.metrics.claimed.Add(int64(len(got)))
 	r.start(attempts, owner)
 	r.claimFor(name, again)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,14 +25,16 @@ func (r *Runner) start(attempts []*attempt, owner store.Owner) {
 	for _, a := range attempts {
 		a.links = links
 	}
-	for _, a := range r.table.put(attempts...) {
-		r.released(a.Name)
+	for _, old := range r.table.put(attempts...) {
+		r.released(old.Name)
+		attempts = slices.DeleteFunc(attempts, func(a *attempt) bool { return a == old })
 	}
 	r.sooner()
 	// The lease may have run out while the claim was written: then nothing is sent,
 	// for the attempts may be somebody else's by now.
 	if _, ok := r.able(); !ok || !r.owner.holds(owner, time.Now()) {
 		for _, a := range attempts {
+			a.Input = nil
 			r.giveBack(a)
 		}
 		return
@@ -45,6 +48,7 @@ func (r *Runner) start(attempts []*attempt, owner store.Owner) {
 			r.fails(a, 0, &wire.TaskError{Code: wire.InvalidArgument, Message: "input: larger than NATS takes"}, origin{})
 		default: // NATS is away
 			for _, rest := range attempts[i:] {
+				rest.Input = nil
 				r.giveBack(rest)
 			}
 			return
@@ -75,7 +79,10 @@ var messages = sync.Pool{New: func() any { return &message{msg: nats.Msg{Header:
 // dispatch hands an attempt to a worker.
 func (r *Runner) dispatch(m *message, a *attempt) error {
 	r.fill(m, a, time.Now())
-	if err := r.nats.PublishMsg(&m.msg); err != nil {
+	a.Input = nil // which nobody needs to know as long as the attempt goes on
+	err := r.nats.PublishMsg(&m.msg)
+	m.msg.Data = nil
+	if err != nil {
 		return err
 	}
 	r.metrics.started(a)

@@ -97,7 +97,7 @@ func (r *Runner) queue(b *batch[*ending], x *ending) {
 }
 
 // writeEnds ends tasks.
-func (r *Runner) writeEnds(ctx context.Context, items []*ending) []*ending {
+func (r *Runner) writeEnds(ctx context.Context, items []*ending) ([]*ending, error) {
 	first, again := once(items)
 	ends := make([]store.End, len(first))
 	for i, x := range first {
@@ -105,15 +105,15 @@ func (r *Runner) writeEnds(ctx context.Context, items []*ending) []*ending {
 	}
 	outcomes, err := r.store.End(ctx, ends)
 	if err != nil {
-		return items
+		return items, err
 	}
-	r.settle(first, outcomes)
+	r.settle(r.ends, first, outcomes)
 	r.lookAfter(again)
-	return nil
+	return nil, nil
 }
 
 // writeBacks has tasks wait for their next attempt.
-func (r *Runner) writeBacks(ctx context.Context, items []*ending) []*ending {
+func (r *Runner) writeBacks(ctx context.Context, items []*ending) ([]*ending, error) {
 	first, again := once(items)
 	backs := make([]store.Back, len(first))
 	for i, x := range first {
@@ -121,11 +121,11 @@ func (r *Runner) writeBacks(ctx context.Context, items []*ending) []*ending {
 	}
 	outcomes, err := r.store.Back(ctx, backs)
 	if err != nil {
-		return items
+		return items, err
 	}
-	r.settle(first, outcomes)
+	r.settle(r.backs, first, outcomes)
 	r.lookAfter(again)
-	return nil
+	return nil, nil
 }
 
 // once splits off what is said of an attempt a second time within one write: that
@@ -154,21 +154,24 @@ func once(items []*ending) (first, again []*ending) {
 
 // settle tells what became of attempts: frees their places, answers their workers,
 // tells who waits. What was not written is looked at again: it may have been, by
-// this very write when it was tried before, or by another replica.
-func (r *Runner) settle(items []*ending, outcomes []store.Outcome) {
+// this very write when it was tried before, or by another replica. Until that is
+// known the attempt stays in the table: nobody else looks after it. What somebody
+// writes to in a transaction is written a little later.
+func (r *Runner) settle(b *batch[*ending], items []*ending, outcomes []store.Outcome) {
 	ended := make([]told, 0, len(items))
 	var missed []*ending
 	for i, x := range items {
-		local := r.table.remove(x.a.ID, x.a.Fence)
-		if local != nil {
-			r.released(local.Name)
-		}
 		if !outcomes[i].Done {
-			missed = append(missed, x)
+			if outcomes[i].Busy {
+				b.postpone(x)
+			} else {
+				missed = append(missed, x)
+			}
 			continue
 		}
+		r.drop(x.a.ID, x.a.Fence)
 		r.counts(x, outcomes[i].State)
-		ended = append(ended, x.tell(outcomes[i].State))
+		ended = append(ended, x.tell(outcomes[i]))
 		r.answer(x.from, nil)
 	}
 	r.tell(ended)
@@ -207,14 +210,18 @@ func (r *Runner) lookAfter(items []*ending) {
 			s.err = x.back.Error
 		}
 		if !r.looks.add(&look{said: s, of: x}) {
+			r.table.resume(x.a)
 			r.answer(x.from, errTooMany)
 		}
 	}
 }
 
-// drop takes an attempt out of memory that is somebody else's business now.
-func (r *Runner) drop(id wire.TaskID, fence int64) {
-	if a := r.table.remove(id, fence); a != nil {
+// drop takes an attempt out of memory that is nobody's business here any more, and
+// gives its place back; false: it was not there.
+func (r *Runner) drop(id wire.TaskID, fence int64) bool {
+	a := r.table.remove(id, fence)
+	if a != nil {
 		r.released(a.Name)
 	}
+	return a != nil
 }

@@ -2,11 +2,11 @@ package runner
 
 import (
 	"encoding/json"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
+	"github.com/fairlead-io/fairlead/services/tasks/store"
 )
 
 // told is the end of an attempt that was committed.
@@ -17,13 +17,15 @@ type told struct {
 	err      *wire.TaskError
 	failures int
 	crashes  int
-	silent   bool       // nobody took the attempt: nothing happened
-	task     *wire.Task // as it was read; nil: it was not
+	silent   bool        // nobody took the attempt: nothing happened
+	kept     *store.Kept // of what this replica has ended
+	task     *wire.Task  // as it was read; nil: it was not
 }
 
 // tell makes news of an ending that was written.
-func (x *ending) tell(state wire.TaskState) told {
-	t := told{a: x.a, state: state, failures: x.a.Failures, crashes: x.a.Crashes}
+func (x *ending) tell(of store.Outcome) told {
+	state := of.State
+	t := told{a: x.a, state: state, kept: of.Kept, failures: x.a.Failures, crashes: x.a.Crashes}
 	failed, crashed := x.end.Failed, x.end.Crashed
 	if x.end.State != "" {
 		t.result, t.err = x.end.Result, x.end.Error
@@ -45,27 +47,24 @@ func ofTask(a *attempt, task *wire.Task) told {
 	return told{a: a, state: task.State, result: task.Result, err: task.Error, failures: task.Failures, crashes: task.Crashes, task: task}
 }
 
-// asTask is the task as it ended, as far as it is known here. Its creation is
-// taken from its id.
+// asTask is the task as it ended, without its input: what any replica reads of it.
 func (t *told) asTask() *wire.Task {
 	if t.task != nil {
-		return t.task
+		task := *t.task
+		task.Input = nil
+		return &task
 	}
 	a := t.a
-	return &wire.Task{
+	task := &wire.Task{
 		ID: a.ID.String(), Name: a.Name, State: t.state, Attempt: a.Number, Failures: t.failures, Crashes: t.crashes,
 		Fence: a.Fence, Priority: a.Priority, Result: t.result, Error: t.err, Metadata: a.Metadata,
-		IdempotencyKey: a.IdempotencyKey, CreatedAt: madeAt(a.ID), StartedAt: a.Started,
+		IdempotencyKey: a.IdempotencyKey, StartedAt: a.Started,
 	}
-}
-
-// madeAt is when an id was made, by the clock of who made it.
-func madeAt(id wire.TaskID) time.Time {
-	var ms int64
-	for _, b := range id[:6] {
-		ms = ms<<8 | int64(b)
+	if k := t.kept; k != nil {
+		task.Attempt, task.Fence, task.UniqueKey, task.Error = k.Attempt, k.Fence, k.UniqueKey, k.Error
+		task.CreatedAt, task.RunAt, task.StartedAt, task.FinishedAt = k.Created, k.RunAt, k.Started, k.Finished
 	}
-	return time.UnixMilli(ms).UTC()
+	return task
 }
 
 // tell tells everybody what was committed: the other replicas, who waits here, who

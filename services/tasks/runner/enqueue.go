@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,7 @@ func (r *Runner) Enqueue(ctx context.Context, task store.New) (store.Inserted, e
 	switch {
 	case r.inserts.add(in):
 	case r.stopped.Load():
-		r.insert(ctx, []*insertion{in})
+		_, _ = r.insert(ctx, []*insertion{in}) // who waits is told
 	default:
 		r.giveUpPlace(in)
 		insertions.Put(in)
@@ -89,7 +90,7 @@ func (r *Runner) claimsAtOnce(task *store.New) bool {
 	if task.Delay > 0 || !task.RunAt.IsZero() {
 		return false
 	}
-	if _, ok := r.owner.held(now); !ok || r.stopping.Load() || r.tokens.Load() == nil {
+	if _, ok := r.owner.held(now); !ok || r.stopping.Load() || !r.informed() {
 		return false
 	}
 	return r.policies.of(task.Name).Concurrency == 0 && r.lanes.reserve(task.Name, now)
@@ -104,7 +105,44 @@ func (r *Runner) giveUpPlace(in *insertion) {
 
 // insert stores tasks, begins those that were claimed, and answers who waits.
 // It never wants to be called again with the same: who waits decides that.
-func (r *Runner) insert(ctx context.Context, items []*insertion) []*insertion {
+func (r *Runner) insert(ctx context.Context, items []*insertion) ([]*insertion, error) {
+	for len(items) > 0 {
+		err := r.insertAll(ctx, items)
+		var busy *store.BusyError
+		if !errors.As(err, &busy) || len(busy.Tasks) == 0 {
+			return nil, err
+		}
+		rest := r.refuseBusy(items, busy)
+		if len(rest) == len(items) { // it names none of them
+			r.notInserted(0, items, false, away(err))
+			return nil, err
+		}
+		items = rest
+	}
+	return nil, nil
+}
+
+// refuseBusy answers those whose keys somebody wants in a transaction, and returns
+// the others: they are not to wait for that.
+func (r *Runner) refuseBusy(items []*insertion, busy *store.BusyError) (rest []*insertion) {
+	refused := make(map[int]bool, len(busy.Tasks))
+	for _, i := range busy.Tasks {
+		refused[i] = true
+	}
+	for i, in := range items {
+		if !refused[i] {
+			rest = append(rest, in)
+			continue
+		}
+		r.giveUpPlace(in)
+		in.done <- inserted{err: away(busy)}
+	}
+	return rest
+}
+
+// insertAll is insert in one write. Nobody is answered where it returns a
+// [store.BusyError].
+func (r *Runner) insertAll(ctx context.Context, items []*insertion) error {
 	owner, able := r.able()
 	tasks := make([]store.New, len(items))
 	claims := false
@@ -120,9 +158,12 @@ func (r *Runner) insert(ctx context.Context, items []*insertion) []*insertion {
 		}
 	}
 	got, err := r.store.Insert(ctx, owner, tasks)
+	if busy := (*store.BusyError)(nil); errors.As(err, &busy) && len(busy.Tasks) > 0 {
+		return err
+	}
 	if err != nil {
 		r.notInserted(owner, items, claims && !unsent(err), away(err))
-		return nil
+		return err
 	}
 	attempts := make([]*attempt, 0, len(items))
 	for i, in := range items {
@@ -158,7 +199,7 @@ func (r *Runner) notInserted(owner store.Owner, items []*insertion, doubtful boo
 	for _, in := range items {
 		if in.reserved && doubtful {
 			a := r.inserted(owner, &in.task)
-			a.ending = true
+			a.ending, a.Input = true, nil
 			r.queueBack(&ending{a: a, back: store.Back{Ref: store.Ref{ID: a.ID, Fence: a.Fence}, Unstarted: true}})
 		}
 		r.giveUpPlace(in)

@@ -30,6 +30,7 @@ type holding struct {
 type copied struct {
 	said
 	replica string
+	bytes   int
 	at      time.Time
 	gone    bool
 }
@@ -44,13 +45,14 @@ func (h *holding) keep(replica string, s said, now time.Time) bool {
 	if h.byRef[ref] != nil {
 		return true
 	}
-	if len(h.byRef) >= mostHeld || h.bytes+len(s.result) > mostHeldBytes {
+	bytes := s.size()
+	if len(h.byRef) >= mostHeld || h.bytes+bytes > mostHeldBytes {
 		return false
 	}
-	c := &copied{said: s, replica: replica, at: now}
+	c := &copied{said: s, replica: replica, bytes: bytes, at: now}
 	h.byRef[ref] = c
 	h.queue = append(h.queue, c)
-	h.bytes += len(s.result)
+	h.bytes += bytes
 	return true
 }
 
@@ -65,7 +67,7 @@ func (h *holding) forget(id wire.TaskID, fence int64) {
 
 func (h *holding) remove(c *copied) {
 	c.gone = true
-	h.bytes -= len(c.result)
+	h.bytes -= c.bytes
 	delete(h.byRef, store.Ref{ID: c.id, Fence: c.fence})
 	c.said = said{}
 }

@@ -38,6 +38,10 @@ type lane struct {
 	slots    int // of them together
 	used     time.Time
 
+	failed int       // claims in a row
+	askAt  time.Time // the next claim is not sooner
+	most   int       // of a claim, since one failed; 0: as many as there are places
+
 	parked  int // how often in a row nobody took an attempt; 0: somebody does
 	probeAt time.Time
 	probed  time.Time // when a probe was sent of which nothing is known yet
@@ -67,23 +71,35 @@ func (l *lane) idle() bool {
 // lanes are those of a replica. Times are arguments; what is to be claimed is
 // returned, and stays marked as being claimed until [lanes.claimed].
 type lanes struct {
-	mu     sync.Mutex // guards all, and the lanes
-	byName map[string]*lane
-	parked map[string]*lane
+	mu        sync.Mutex // guards all, and the lanes
+	byName    map[string]*lane
+	parked    map[string]*lane
+	allowance allowance // of probes
+	tries     int64     // of those
+	evicted   time.Time // when one had to make room
+	evictions int64
 }
 
 func newLanes() *lanes {
 	return &lanes{byName: map[string]*lane{}, parked: map[string]*lane{}}
 }
 
-// of returns the lane of a name, nil where there are too many.
+// of returns the lane of a name, nil where there are too many: another one makes
+// room now and then.
 func (ls *lanes) of(name string, now time.Time) *lane {
 	l := ls.byName[name]
 	if l == nil {
-		if len(ls.byName) >= maxLanes {
-			return nil
-		}
 		l = &lane{name: name}
+		if len(ls.byName) >= maxLanes {
+			if now.Sub(ls.evicted) >= evictEvery {
+				ls.evict(now)
+			}
+			if len(ls.byName) >= maxLanes {
+				return nil
+			}
+			l = untried(name, now)
+			ls.parked[name] = l
+		}
 		ls.byName[name] = l
 	}
 	l.used = now
@@ -159,6 +175,12 @@ func (ls *lanes) begin(name string, now time.Time) (n int) {
 		return 0
 	}
 	n = min(l.free(), mostRows)
+	if l.most > 0 {
+		n = min(n, l.most)
+	}
+	if now.Before(l.askAt) {
+		n = 0
+	}
 	if l.parked > 0 {
 		n = min(n, 1)
 		if now.Before(l.probeAt) || !l.probed.IsZero() {
@@ -197,6 +219,26 @@ func (ls *lanes) claimed(name string, n, got int, failed bool, now time.Time) (a
 		}
 	}
 	return !failed && l.wants()
+}
+
+// asked notes whether a claim of n failed. The next one waits then, and is smaller
+// until one succeeds: it may have been too large to be had in time.
+func (ls *lanes) asked(name string, n int, failed bool, now time.Time) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l := ls.byName[name]
+	switch {
+	case l == nil:
+	case failed:
+		l.askAt = now.Add(pauses[min(l.failed, len(pauses)-1)])
+		l.failed++
+		l.most = max(n/2, 1)
+	case l.most > 0:
+		l.failed = 0
+		if l.most *= 2; l.most >= l.places() {
+			l.most = 0
+		}
+	}
 }
 
 // bounced notes that nobody took an attempt.
@@ -253,6 +295,9 @@ func (ls *lanes) silent(name string) {
 func (ls *lanes) hello(name, worker string, slots int, leaving bool, now time.Time) (claim bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	if ls.byName[name] == nil && len(ls.byName) >= maxLanes {
+		ls.evicted = time.Time{} // who is there does not wait for room
+	}
 	l := ls.of(name, now)
 	if l == nil {
 		return false
@@ -275,28 +320,6 @@ func (ls *lanes) hello(name, worker string, slots int, leaving bool, now time.Ti
 		ls.unpark(l)
 	}
 	return l.wants()
-}
-
-// probes returns the names of which one task is to be tried, and those of which
-// one was taken: nobody said that nobody did.
-func (ls *lanes) probes(now time.Time) (claim []string) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	for name, l := range ls.parked {
-		switch {
-		case !l.probed.IsZero():
-			if now.Sub(l.probed) > answerWithin {
-				ls.unpark(l)
-				if l.wants() {
-					claim = append(claim, name)
-				}
-			}
-		case !l.claiming && !now.Before(l.probeAt):
-			l.claiming = true
-			claim = append(claim, name)
-		}
-	}
-	return claim
 }
 
 // tidy forgets workers that say nothing any more and lanes of which nothing is to

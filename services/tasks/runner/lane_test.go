@@ -2,6 +2,7 @@ package runner
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -127,7 +128,7 @@ func TestANameThatNobodyServesIsTriedWithOneTask(t *testing.T) {
 	ls.begin("x", now.Add(5*time.Second))
 	ls.claimed("x", 1, 1, false, now.Add(5*time.Second))
 	// Nobody says that nobody took it.
-	if got := ls.probes(now.Add(5*time.Second + answerWithin + 1)); !slices.Equal(got, []string{"x"}) {
+	if got := ls.taken(now.Add(5*time.Second + answerWithin + 1)); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("after a probe that was taken: %v, want a claim", got)
 	}
 	if _, parked := ls.counts(); parked != 0 {
@@ -166,7 +167,7 @@ func TestLanesAreBounded(t *testing.T) {
 	for i := range maxLanes {
 		ls.reserve(string(rune('a'+i%26))+string(rune(i+1000)), t0)
 	}
-	if ls.reserve("more", t0) || ls.demand("more", t0) || len(ls.byName) != maxLanes {
+	if ls.reserve("more", t0) || ls.demand("more", t0) || len(ls.byName) != maxLanes || ls.hello("more", "w", 1, false, t0) {
 		t.Error("more lanes than are allowed")
 	}
 	for name := range ls.byName {
@@ -175,5 +176,121 @@ func TestLanesAreBounded(t *testing.T) {
 	ls.tidy(at(idleFor + 1))
 	if !ls.reserve("more", at(idleFor+1)) {
 		t.Error("idle lanes are kept for ever")
+	}
+}
+
+// full returns lanes that are all taken by names that nobody serves.
+func full(t *testing.T, now time.Time) *lanes {
+	t.Helper()
+	ls := newLanes()
+	for i := range maxLanes {
+		name := "tenant" + strconv.Itoa(i)
+		if !ls.demand(name, now) || ls.begin(name, now) == 0 {
+			t.Fatal(name)
+		}
+		ls.claimed(name, leastCap, 1, false, now)
+		ls.bounced(name, now)
+		ls.release(name)
+	}
+	return ls
+}
+
+// However many names wait that nobody serves, one that somebody serves is served,
+// and one of which nobody knows is tried.
+func TestNamesThatNobodyServesMakeRoom(t *testing.T) {
+	ls := full(t, t0)
+	for i := range 100 { // at once
+		name := "served" + strconv.Itoa(i)
+		if !ls.hello(name, "w", 10, false, t0) {
+			t.Fatalf("%s has a worker, and nothing is claimed for it", name)
+		}
+		if n := ls.begin(name, t0); n != leastCap {
+			t.Fatalf("claims %d of %s, want %d", n, name, leastCap)
+		}
+	}
+	now := at(evictEvery)
+	if ls.demand("plain", now) || ls.demand("other", now) {
+		t.Error("more than one task is tried of a name of which nobody knows")
+	}
+	if ls.byName["plain"] == nil || ls.byName["other"] != nil || len(ls.byName) != maxLanes {
+		t.Errorf("%d lanes, want one for the first of two that came at once", len(ls.byName))
+	}
+	for try := 0; ; try++ { // behind those that wait for longer
+		got := ls.probes(now)
+		if slices.Contains(got, "plain") {
+			break
+		}
+		for _, name := range got {
+			ls.begin(name, now)
+			ls.claimed(name, 1, 1, false, now)
+			ls.bounced(name, now)
+			ls.release(name)
+		}
+		if now = now.Add(time.Second); try > 2*maxLanes/probesPerSecond {
+			t.Fatal("a name is never tried")
+		}
+	}
+	if n := ls.begin("plain", now); n != 1 {
+		t.Errorf("claims %d of what may not be served, want 1", n)
+	}
+}
+
+// However many names nobody serves, no more than some are tried in a second, and
+// each of them in its turn.
+func TestProbesAreBounded(t *testing.T) {
+	ls := full(t, t0)
+	seen := map[string]bool{}
+	now := at(time.Minute)
+	probe := func(pause time.Duration) {
+		now = now.Add(pause)
+		for _, name := range ls.probes(now) {
+			if n := ls.begin(name, now); n != 1 {
+				t.Fatalf("claims %d for a probe", n)
+			}
+			ls.claimed(name, 1, 1, false, now)
+			ls.bounced(name, now)
+			ls.release(name)
+			seen[name] = true
+		}
+	}
+	for range 50 {
+		probe(probeEvery)
+	}
+	tries, _ := ls.probed()
+	if tries > 6*probesPerSecond || tries < 5*probesPerSecond {
+		t.Errorf("%d probes in 5 s, want %d and those of one more at the start", tries, 5*probesPerSecond)
+	}
+	for range maxLanes/probesPerSecond + 10 {
+		probe(time.Second)
+	}
+	if len(seen) != maxLanes {
+		t.Errorf("%d of %d names were tried", len(seen), maxLanes)
+	}
+}
+
+// A claim that fails is not asked for again at once, nor as large.
+func TestAClaimThatFails(t *testing.T) {
+	ls, now := newLanes(), time.Now()
+	fails := func(failed bool) (n int) {
+		ls.demand("work", now)
+		if n = ls.begin("work", now); n > 0 {
+			ls.claimed("work", n, 0, failed, now)
+			ls.asked("work", n, failed, now)
+		}
+		return n
+	}
+	for i, want := range []int{leastCap, 8, 4, 2, 1, 1} {
+		if got := fails(true); got != want {
+			t.Fatalf("claim %d is of %d, want %d", i+1, got, want)
+		}
+		if got := fails(true); got != 0 {
+			t.Fatalf("%d are claimed at once after a claim that failed", got)
+		}
+		now = now.Add(pauses[min(i, len(pauses)-1)])
+	}
+	for i, want := range []int{1, 2, 4, 8, leastCap, leastCap} {
+		if got := fails(false); got != want {
+			t.Fatalf("claim %d of those that succeed is of %d, want %d", i+1, got, want)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -20,15 +21,20 @@ type look struct {
 
 // lookAll finds out what was said means. What must not be lost is looked at again
 // while the store is away; who can say it again is told so.
-func (r *Runner) lookAll(ctx context.Context, items []*look) (again []*look) {
-	rest, err := r.adoptHeard(ctx, items)
+func (r *Runner) lookAll(ctx context.Context, items []*look) (again []*look, err error) {
+	rest := items
+	if !r.policies.known() {
+		err = errUnknown // what follows a failure is not known yet
+	} else {
+		rest, err = r.adoptHeard(ctx, items)
+	}
 	if err == nil {
 		var tasks []*wire.Task
 		if tasks, err = r.tasksOf(ctx, rest); err == nil {
 			for i, x := range rest {
 				r.judge(x, tasks[i])
 			}
-			return nil
+			return nil, nil
 		}
 	}
 	for _, x := range rest {
@@ -38,7 +44,7 @@ func (r *Runner) lookAll(ctx context.Context, items []*look) (again []*look) {
 			r.answer(x.from, away(err))
 		}
 	}
-	return again
+	return again, err
 }
 
 func (r *Runner) tasksOf(ctx context.Context, items []*look) ([]*wire.Task, error) {
@@ -49,7 +55,7 @@ func (r *Runner) tasksOf(ctx context.Context, items []*look) ([]*wire.Task, erro
 	for i, x := range items {
 		ids[i] = x.id
 	}
-	return r.store.Get(ctx, ids)
+	return r.store.Peek(ctx, ids)
 }
 
 // adoptHeard takes over the attempts of which a worker was heard and that nobody
@@ -69,6 +75,9 @@ func (r *Runner) adoptHeard(ctx context.Context, items []*look) (rest []*look, e
 	}
 	got, err := r.store.Adopt(ctx, owner, refs)
 	if err != nil {
+		if !unsent(err) {
+			r.owner.doubt(owner) // some may be taken over: nobody knows which
+		}
 		return items, err
 	}
 	mine := make(map[wire.TaskID]bool, len(got))
@@ -115,12 +124,15 @@ const adoptGrace = 3 * time.Second
 
 // judge says what was said means, given what the task is now.
 func (r *Runner) judge(x *look, task *wire.Task) {
+	if task != nil && task.Fence == x.fence && task.State == wire.TaskRunning {
+		r.judgeRunning(x, task)
+		return
+	}
+	mine := x.of != nil && r.drop(x.id, x.fence)
 	switch {
 	case task == nil:
 		r.answer(x.from, wire.Errorf(wire.NotFound, "no such task"))
-	case task.Fence == x.fence && task.State == wire.TaskRunning:
-		r.judgeRunning(x, task)
-	case task.Fence == x.fence && x.end && task.State == x.meant():
+	case task.Fence == x.fence && x.end && task.State == x.meant(), x.followed(task):
 		r.answer(x.from, nil) // it was said before
 		if x.of != nil {      // by this replica, perhaps, whose write was not answered
 			r.tell([]told{ofTask(x.of.a, task)})
@@ -131,8 +143,17 @@ func (r *Runner) judge(x *look, task *wire.Task) {
 		}
 		r.answer(x.from, errGivenUp(task.Fence, task.State))
 		r.waiters.deliver(x.id, task)
+		if mine && task.Fence == x.fence { // it ended in SQL: nobody else tells
+			r.tell([]told{ofTask(x.of.a, task)})
+		}
 	}
 }
+
+var errUnknown = errors.New("the policies were not read yet")
+
+// judgeAgain is after how long an attempt is judged anew of which the outcome was
+// decided under a number that was given up.
+const judgeAgain = 500 * time.Millisecond
 
 // meant is the state that the task is in if what was said has been committed.
 func (x *look) meant() wire.TaskState {
@@ -145,6 +166,18 @@ func (x *look) meant() wire.TaskState {
 	return wire.TaskCommitted
 }
 
+// followed reports whether a task is as it is after the failure that was said: it
+// waits for its next attempt, or was to be cancelled.
+func (x *look) followed(task *wire.Task) bool {
+	switch {
+	case !x.end || x.err == nil || task.Error == nil || task.Error.Code != x.err.Code || task.Error.Message != x.err.Message:
+		return false
+	case task.Fence == x.fence: // else it was killed, or given up
+		return task.State == wire.TaskCancelled
+	}
+	return task.Fence == x.fence+1 && (task.State == wire.TaskPending || task.State == wire.TaskCancelled)
+}
+
 // judgeRunning settles what was said of an attempt that runs.
 func (r *Runner) judgeRunning(x *look, task *wire.Task) {
 	switch {
@@ -153,7 +186,11 @@ func (r *Runner) judgeRunning(x *look, task *wire.Task) {
 		r.answer(x.from, nil)
 	case x.of == nil:
 		r.conclude(r.asRead(x.id, task, x.fence), x.said, 1)
-	case x.of.end.Owner != 0 || x.of.back.Owner != 0: // it is not this replica's to decide any more
+	case x.of.end.Owner != 0 || x.of.back.Owner != 0:
+		// It was decided under a number that is given up: if the attempt is still had, it
+		// is decided anew, else somebody else does.
+		r.table.postpone(x.of.a, time.Now(), judgeAgain)
+		r.sooner()
 		r.answer(x.from, nil)
 	case x.of.tries < mostTries:
 		x.of.tries++
@@ -163,6 +200,7 @@ func (r *Runner) judgeRunning(x *look, task *wire.Task) {
 			r.queueBack(x.of)
 		}
 	default:
+		r.table.resume(x.of.a)
 		r.answer(x.from, wire.Errorf(wire.Aborted, "the outcome was not stored: send it again"))
 	}
 }

@@ -70,6 +70,8 @@ func (r *Runner) Observe(meter metric.Meter) error {
 	gauge("attempts_running_count", "Attempts that this replica supervises.", r.table.count)
 	gauge("waiters_pending_count", "Tasks whose end somebody waits for here.", r.waiters.count)
 	gauge("copies_held_count", "Copies of replies that are kept for their supervisors.", r.held.count)
+	counter("names_evicted_total", "Names of tasks forgotten since others needed the room: tasks of theirs wait, and nobody serves them.", func() int64 { _, n := r.lanes.probed(); return n })
+	counter("probes_total", "Tries with one task whether somebody serves its name by now.", func() int64 { n, _ := r.lanes.probed(); return n })
 	gauge("names_known_count", "Names of tasks of which the replica knows something.", func() int { known, _ := r.lanes.counts(); return known })
 	gauge("names_parked_count", "Names of tasks that no worker serves.", func() int { _, parked := r.lanes.counts(); return parked })
 	var err error
@@ -122,6 +124,12 @@ func (r *Runner) observeBatches(meter metric.Meter) error {
 		}),
 		telemetry.GaugeBy(meter, "fairlead_tasks_rows_waiting", "Rows that are still to be written or read.", "of", func(observe func(string, int64)) {
 			written(func(of string, _ func() (int64, int64), depth func() int) { observe(of, int64(depth())) })
+		}),
+		telemetry.GaugeBy(meter, "fairlead_tasks_waiting_bytes", "About how many bytes those are.", "of", func(observe func(string, int64)) {
+			observe("insert", int64(r.inserts.held()))
+			observe("end", int64(r.ends.held()))
+			observe("back", int64(r.backs.held()))
+			observe("look", int64(r.looks.held()))
 		}),
 	)
 }

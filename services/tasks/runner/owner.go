@@ -18,6 +18,9 @@ const (
 	// cutFor is how long a replica may hear nothing before it gives away what it
 	// has. The others take it for dead by then.
 	cutFor = 2 * time.Second
+	// joinEvery bounds how often it takes a new number, whatever makes it doubt its
+	// own.
+	joinEvery = time.Second
 )
 
 // margin is how much before the end of its lease a replica stops to act on it.
@@ -114,7 +117,7 @@ func (o *ownership) losses() int64 {
 func (r *Runner) keepOwner(ctx context.Context) {
 	tick := time.NewTicker(ownerTick)
 	defer tick.Stop()
-	renewAt, cutAt := time.Time{}, time.Time{}
+	renewAt, cutAt, joinAt := time.Time{}, time.Time{}, time.Time{}
 	for {
 		now := time.Now()
 		if r.nats.IsConnected() {
@@ -126,8 +129,10 @@ func (r *Runner) keepOwner(ctx context.Context) {
 		case r.stopping.Load(): // what it has goes to the others
 		case number != 0 && !cutAt.IsZero() && now.Sub(cutAt) > cutFor:
 			r.surrender(ctx)
-		case number == 0 && cutAt.IsZero():
-			r.join(ctx, now)
+		case number == 0 && cutAt.IsZero() && !now.Before(joinAt):
+			if r.join(ctx, now) {
+				joinAt = now.Add(min(joinEvery, r.cfg.OwnerLease/3))
+			}
 			renewAt = now.Add(r.cfg.OwnerLease / 3)
 		case number != 0 && !now.Before(renewAt):
 			if r.renew(ctx, number, now) {
@@ -161,22 +166,23 @@ func (r *Runner) renew(ctx context.Context, number store.Owner, sent time.Time) 
 
 // join becomes a new owner, and takes what it has in memory with it as far as that
 // is nobody else's by now.
-func (r *Runner) join(ctx context.Context, sent time.Time) {
+func (r *Runner) join(ctx context.Context, sent time.Time) (joined bool) {
 	bounded, cancel := context.WithTimeout(ctx, r.cfg.OwnerLease/2)
 	defer cancel()
 	if !r.abandon(bounded) {
-		return
+		return false
 	}
 	number, err := r.store.Join(bounded, r.cfg.ID, r.cfg.OwnerLease)
 	if err != nil {
-		return
+		return false
 	}
 	if err := r.revalidate(bounded, number); err != nil {
 		r.owner.giveUp(number)
-		return
+		return false
 	}
 	r.owner.take(number, sent.Add(r.cfg.OwnerLease-margin(r.cfg.OwnerLease)))
 	r.nudge()
+	return true
 }
 
 // giveUp has what a number has given to nobody before another one is taken.
@@ -246,11 +252,9 @@ func (r *Runner) revalidate(ctx context.Context, number store.Owner) error {
 
 // surrender gives everything to nobody: who hears the workers takes it.
 func (r *Runner) surrender(ctx context.Context) {
-	number := r.owner.current()
-	if number == 0 {
-		return
+	if number := r.owner.current(); number != 0 {
+		r.owner.giveUp(number)
 	}
-	r.owner.giveUp(number)
 	bounded, cancel := context.WithTimeout(ctx, r.cfg.OwnerLease/2)
 	defer cancel()
 	if !r.abandon(bounded) {

@@ -42,6 +42,10 @@ func (p *policies) of(name string) store.Policy {
 	return defaultPolicy(name)
 }
 
+// known reports whether what is registered was read: until then the default would be
+// taken for names that have another policy.
+func (p *policies) known() bool { return p.byName.Load() != nil }
+
 func (p *policies) set(all []store.Policy) {
 	byName := make(map[string]store.Policy, len(all))
 	for _, policy := range all {

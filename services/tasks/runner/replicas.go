@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,6 +20,9 @@ const (
 	// long that counts.
 	announceEvery = time.Second
 	aliveFor      = 3 * time.Second
+	// leaveWait bounds what a replica that goes waits for NATS, whose silence is not to
+	// keep it from giving away what it has.
+	leaveWait = time.Second
 	// mostReplicas bounds those that are known.
 	mostReplicas = 1024
 	// queueGroup is that of all replicas on the replies of every attempt.
@@ -113,7 +117,9 @@ func (r *Runner) say(announcement wire.TaskReplica) {
 func (r *Runner) leave(ctx context.Context) {
 	r.say(wire.TaskReplica{ID: r.cfg.ID, Leaving: true})
 	if r.nats.IsConnected() {
-		_ = r.nats.FlushWithContext(ctx) // without it they notice by themselves
+		bounded, cancel := context.WithTimeout(ctx, leaveWait)
+		defer cancel()
+		_ = r.nats.FlushWithContext(bounded) // without it they notice by themselves
 	}
 }
 
@@ -123,37 +129,73 @@ type subscriptions []*nats.Subscription
 
 // subscribe hears workers and replicas.
 func (r *Runner) subscribe() (subs subscriptions, err error) {
-	add := func(nc *nats.Conn, subject, queue string, hear nats.MsgHandler) {
-		if err != nil {
-			return
-		}
-		var sub *nats.Subscription
-		if queue == "" {
-			sub, err = nc.Subscribe(subject, hear)
-		} else {
-			sub, err = nc.QueueSubscribe(subject, queue, hear)
-		}
-		if err != nil {
-			err = fmt.Errorf("subscribe to %s: %w", subject, err)
-			return
-		}
-		subs = append(subs, sub)
-		if err = sub.SetPendingLimits(mostReplies, mostReplyBytes); err != nil {
-			err = fmt.Errorf("bound %s: %w", subject, err)
+	add := func(nc *nats.Conn, subject string, hear nats.MsgHandler) {
+		if err == nil {
+			err = subs.add(nc, subject, "", hear)
 		}
 	}
 	// NATS says that nobody serves a subject only to a plain subscription of the
 	// connection that published, so a replica hears its own replies by one.
-	add(r.nats, r.ns.TaskRepliesOf(r.cfg.ID), "", r.heardMine)
-	add(r.nats, r.ns.TaskReplies(), queueGroup, r.heardAny)
-	add(r.peers, r.ns.TaskReplicas(), "", r.heardReplica)
-	add(r.peers, r.ns.TaskEnds(), "", r.heardEnds)
-	add(r.peers, r.ns.TaskWakes(), "", r.heardWake)
+	add(r.nats, r.ns.TaskRepliesOf(r.cfg.ID), r.heardMine)
+	add(r.peers, r.ns.TaskReplicas(), r.heardReplica)
+	add(r.peers, r.ns.TaskEnds(), r.heardEnds)
+	add(r.peers, r.ns.TaskWakes(), r.heardWake)
 	if err != nil {
 		subs.end(false)
 		return nil, err
 	}
 	return subs, nil
+}
+
+func (subs *subscriptions) add(nc *nats.Conn, subject, queue string, hear nats.MsgHandler) (err error) {
+	var sub *nats.Subscription
+	if queue == "" {
+		sub, err = nc.Subscribe(subject, hear)
+	} else {
+		sub, err = nc.QueueSubscribe(subject, queue, hear)
+	}
+	if err != nil {
+		return fmt.Errorf("subscribe to %s: %w", subject, err)
+	}
+	*subs = append(*subs, sub)
+	if err = sub.SetPendingLimits(mostReplies, mostReplyBytes); err != nil {
+		return fmt.Errorf("bound %s: %w", subject, err)
+	}
+	return nil
+}
+
+// replies is the replica's share of the replies to all: it is heard only by who can
+// tell which of them are genuine, for nobody else hears those.
+type replies struct {
+	heard atomic.Bool
+
+	mu     sync.Mutex // guards what follows
+	subs   subscriptions
+	closed bool
+}
+
+// hearReplies begins to hear them.
+func (r *Runner) hearReplies() error {
+	r.replies.mu.Lock()
+	defer r.replies.mu.Unlock()
+	if r.replies.closed {
+		return nil
+	}
+	if err := r.replies.subs.add(r.nats, r.ns.TaskReplies(), queueGroup, r.heardAny); err != nil {
+		r.replies.subs.end(false)
+		r.replies.subs = nil
+		return err
+	}
+	r.replies.heard.Store(true)
+	return nil
+}
+
+// close returns the subscriptions, of which there are no more from now on.
+func (rs *replies) close() subscriptions {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.closed = true
+	return rs.subs
 }
 
 // end ends the subscriptions; drain: what has arrived is handled.

@@ -164,6 +164,8 @@ func resultOf(data []byte) ([]byte, *wire.TaskError) {
 const (
 	maxMessage = 8 << 10
 	maxDetails = 16 << 10
+	// maxRetryAfter bounds for how long a worker may put off the next attempt.
+	maxRetryAfter = 366 * 24 * time.Hour
 )
 
 // errorOf reads the error of a reply: code and message from its headers, when to
@@ -178,7 +180,7 @@ func errorOf(code string, msg *nats.Msg) *wire.TaskError {
 		if string(body.RetryAfterMs) == "null" {
 			e.Retryable = new(bool)
 		} else if ms, err := strconv.ParseFloat(string(body.RetryAfterMs), 64); err == nil && ms > 0 && ms < 1e15 {
-			e.RetryAfterMs = int64(ms)
+			e.RetryAfterMs = min(int64(ms), maxRetryAfter.Milliseconds())
 		}
 		if len(body.Details) <= maxDetails && string(body.Details) != "null" {
 			e.Details = body.Details

@@ -58,8 +58,9 @@ type Runner struct {
 	metrics  metrics
 	policies policies
 	tokens   atomic.Pointer[tokens] // nil until the store was asked
-	stopping atomic.Bool            // nothing is claimed any more
-	stopped  atomic.Bool            // nobody writes batches any more
+	replies  replies
+	stopping atomic.Bool // nothing is claimed any more
+	stopped  atomic.Bool // nobody writes batches any more
 
 	owner    ownership
 	lanes    *lanes
@@ -71,6 +72,7 @@ type Runner struct {
 	wakes    *names
 	subjects subjects
 	alarm    alarm
+	blind    trouble // of looks at what is due; by the one goroutine that does
 
 	inserts *batch[*insertion]
 	ends    *batch[*ending]
@@ -79,6 +81,7 @@ type Runner struct {
 	reads   *batch[*reading]
 
 	claims  chan string   // names; each at most once
+	tries   chan string   // names that nobody served; each at most once
 	watched chan struct{} // of capacity 1: something is due sooner
 }
 
@@ -102,15 +105,20 @@ func New(cfg Config) *Runner {
 		lanes: newLanes(), table: newTable(), live: newReplicas(cfg.ID), held: newHolding(),
 		waiters: newWaiters(), board: newBoard(), wakes: newNames(),
 		subjects: newSubjects(cfg.Namespace, cfg.ID),
-		claims:   make(chan string, maxLanes), watched: make(chan struct{}, 1),
+		claims:   make(chan string, maxLanes), tries: make(chan string, 2*probesPerSecond), watched: make(chan struct{}, 1),
 	}
 	r.owner.poked = make(chan struct{}, 1)
 	r.alarm.rung = make(chan struct{}, 1)
-	r.inserts = newBatch(mostInserts, r.insert)
-	r.ends = newBatch(mostEnds, r.writeEnds)
-	r.backs = newBatch(mostEnds, r.writeBacks)
-	r.looks = newBatch(mostEnds, r.lookAll)
-	r.reads = newBatch(mostReads, r.readAll)
+	r.inserts = newBatch(cfg.Log, "insert tasks", mostInserts, r.insert)
+	r.inserts.size = (*insertion).size
+	r.ends = newBatch(cfg.Log, "end tasks", mostEnds, r.writeEnds)
+	r.ends.size = (*ending).size
+	r.backs = newBatch(cfg.Log, "give tasks back", mostEnds, r.writeBacks)
+	r.backs.size = (*ending).size
+	r.looks = newBatch(cfg.Log, "look at attempts", mostEnds, r.lookAll)
+	r.looks.size = (*look).size
+	r.reads = newBatch(cfg.Log, "read tasks", mostReads, r.readAll)
+	r.reads.size = (*reading).size
 	return r
 }
 
@@ -119,8 +127,8 @@ func (r *Runner) Ready() error {
 	switch {
 	case r.stopping.Load():
 		return errors.New("the replica stops")
-	case r.tokens.Load() == nil:
-		return errors.New("the store has not been asked for its secret yet")
+	case !r.informed():
+		return errors.New("the store has not been asked for its secret and the policies yet")
 	case !r.nats.IsConnected():
 		return errors.New("NATS is away")
 	}
@@ -133,11 +141,15 @@ func (r *Runner) Ready() error {
 // able returns the owner as which the replica may claim and dispatch now; false:
 // it may not.
 func (r *Runner) able() (store.Owner, bool) {
-	if r.stopping.Load() || r.tokens.Load() == nil || !r.nats.IsConnected() {
+	if r.stopping.Load() || !r.informed() || !r.nats.IsConnected() {
 		return 0, false
 	}
 	return r.owner.held(time.Now())
 }
+
+// informed reports whether the replica knows what it has to of the store to run
+// tasks, and hears workers.
+func (r *Runner) informed() bool { return r.replies.heard.Load() && r.policies.known() }
 
 // Run claims and runs tasks until ctx ends. Then it takes no more, gives those
 // that run to the other replicas, commits what it has heard, and returns.
@@ -188,6 +200,7 @@ func (r *Runner) handOver(ctx context.Context, subs subscriptions) {
 	r.inserts.empty(ctx) // they may have begun as running ones
 	r.leave(ctx)         // the others take what is said from now on
 	r.surrender(ctx)
+	subs = append(subs, r.replies.close()...)
 	subs.end(r.nats.IsConnected())
 	for subs.handling(ctx) || r.looks.depth()+r.ends.depth()+r.backs.depth() > 0 {
 		if clock.Sleep(ctx, 2*time.Millisecond) != nil {
@@ -209,7 +222,9 @@ func (r *Runner) refuseRest() {
 		r.answer(e.from, errStops)
 	}
 	for _, x := range r.reads.close() {
-		x.done <- read{err: errStops}
+		if x.done != nil {
+			x.done <- read{err: errStops}
+		}
 	}
 }
 
@@ -239,14 +254,18 @@ func unsent(err error) bool {
 	return errors.As(err, &coded) && coded.Details["outcome"] == "none"
 }
 
-// keepSecret asks the store for the secret of the tokens.
+// keepSecret asks the store for the secret of the tokens, with which the replica can
+// hear what is said to others.
 func (r *Runner) keepSecret(ctx context.Context) {
 	for {
 		secret, err := r.store.Secret(ctx)
 		if err == nil {
 			r.tokens.Store(newTokens(secret))
-			r.owner.poke()
-			return
+			if err = r.hearReplies(); err == nil {
+				r.owner.poke()
+				return
+			}
+			r.log.Warn("replies are not heard", "error", err)
 		}
 		if clock.Sleep(ctx, 250*time.Millisecond) != nil {
 			return

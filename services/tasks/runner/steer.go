@@ -83,7 +83,7 @@ func (r *Runner) Step(ctx context.Context, req wire.TaskStep) (wire.TaskStepped,
 
 // whyNot says what has become of a task whose attempt is not the one that counts.
 func (r *Runner) whyNot(ctx context.Context, id wire.TaskID) error {
-	task, err := r.read(ctx, id)
+	task, err := r.read(ctx, id, false)
 	if err != nil {
 		return err
 	}

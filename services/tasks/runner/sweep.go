@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -45,10 +46,15 @@ func (r *Runner) sweeps(going func(func(context.Context))) {
 	going(r.keepPolicies)
 	going(r.lookForDue)
 	going(func(ctx context.Context) {
-		r.adoptOrphans(ctx)
+		var s strays
+		look := func(ctx context.Context) {
+			r.adoptOrphans(ctx)
+			r.adoptStrays(ctx, &s)
+		}
+		look(ctx)
 		// Replicas that were started together do not all look at once.
 		pause := r.cfg.OwnerLease / 3
-		every(ctx, pause-pause/10+rand.N(pause/5), r.adoptOrphans)
+		every(ctx, pause-pause/10+rand.N(pause/5), look)
 	})
 }
 
@@ -78,9 +84,20 @@ func (r *Runner) claimDue(ctx context.Context) time.Duration {
 		return pause / 4
 	}
 	due, err := r.store.Due(ctx, dueEvery, maxLanes)
+	if errors.Is(err, wire.ErrUnavailable) || ctx.Err() != nil {
+		return pause // as others notice
+	}
+	switch began, over := r.blind.note(err, time.Now()); {
+	case began:
+		r.log.Error("what is due is not found", "error", err)
+	case over:
+		r.log.Warn("what is due is found again")
+	}
 	if err != nil {
 		return pause
 	}
+	// Where there is no room for all names, each is to come first one time.
+	rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
 	for _, d := range due {
 		if d.In > 0 {
 			pause = min(pause, max(d.In, time.Millisecond))
@@ -112,7 +129,10 @@ func (r *Runner) adoptOrphans(ctx context.Context) {
 		}
 		got, err := r.store.Orphans(ctx, owner, mostRows)
 		if err != nil {
-			return // what it took without saying so is found by who adopts its owner's
+			if !unsent(err) {
+				r.owner.doubt(owner) // some may be taken over: nobody knows which
+			}
+			return
 		}
 		for i := range got {
 			r.adopt(got[i], owner)
@@ -134,7 +154,7 @@ func (r *Runner) recheck(ctx context.Context) {
 		for i, ref := range some {
 			ids[i] = ref.ID
 		}
-		tasks, err := r.store.Get(ctx, ids)
+		tasks, err := r.store.Peek(ctx, ids)
 		if err != nil {
 			return
 		}
@@ -157,8 +177,15 @@ func (r *Runner) gone(id wire.TaskID, fence int64, task *wire.Task) {
 	}
 	r.released(a.Name)
 	r.waiters.deliver(id, task)
-	if task != nil && task.Fence == fence {
+	switch {
+	case task == nil:
+	case task.Fence == fence:
 		r.tell([]told{ofTask(a, task)}) // nobody else has
+	case task.State == wire.TaskCancelled && task.Fence == fence+1: // killed, by who was not told so
+		r.tellCancel(id, fence, "cancelled")
+		r.tell([]told{ofTask(a, task)})
+	default: // taken over, likewise, or given up elsewhere
+		r.tellCancel(id, fence, "lost")
 	}
 }
 
@@ -175,7 +202,7 @@ func (r *Runner) kill(ctx context.Context) {
 	for i, ref := range killed {
 		ids[i] = ref.ID
 	}
-	tasks, err := r.store.Get(ctx, ids)
+	tasks, err := r.store.Peek(ctx, ids)
 	if err != nil {
 		tasks = make([]*wire.Task, len(ids))
 	}
@@ -206,8 +233,15 @@ func (r *Runner) probe(context.Context) {
 	if _, ok := r.able(); !ok {
 		return
 	}
-	for _, name := range r.lanes.probes(time.Now()) {
+	for _, name := range r.lanes.taken(time.Now()) {
 		r.claimFor(name, true)
+	}
+	for _, name := range r.lanes.probes(time.Now()) {
+		select {
+		case r.tries <- name:
+		default: // those before it are still being claimed
+			r.lanes.claimed(name, 0, 0, true, time.Now())
+		}
 	}
 }
 

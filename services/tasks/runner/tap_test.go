@@ -117,12 +117,20 @@ func (t *tap) Orphans(ctx context.Context, o store.Owner, n int) ([]store.Attemp
 	return through(t, "Orphans", func() ([]store.Attempt, error) { return t.Store.Orphans(ctx, o, n) })
 }
 
+func (t *tap) Owned(ctx context.Context, o store.Owner) ([]store.Ref, error) {
+	return through(t, "Owned", func() ([]store.Ref, error) { return t.Store.Owned(ctx, o) })
+}
+
 func (t *tap) Kill(ctx context.Context, n int, retention time.Duration) ([]store.Ref, error) {
 	return through(t, "Kill", func() ([]store.Ref, error) { return t.Store.Kill(ctx, n, retention) })
 }
 
 func (t *tap) Get(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error) {
 	return through(t, "Get", func() ([]*wire.Task, error) { return t.Store.Get(ctx, ids) })
+}
+
+func (t *tap) Peek(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error) { // a Get, for who holds it up
+	return through(t, "Get", func() ([]*wire.Task, error) { return t.Store.Peek(ctx, ids) })
 }
 
 func (t *tap) Policies(ctx context.Context) ([]store.Policy, error) {

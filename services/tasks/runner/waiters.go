@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,8 +97,9 @@ func (w *waiters) count() int {
 
 // reading is a task that somebody wants to read, or to have read for who waits.
 type reading struct {
-	id   wire.TaskID
-	done chan read // of capacity 1; nil: for who waits
+	id    wire.TaskID
+	whole bool      // with its input
+	done  chan read // of capacity 1; nil: for who waits
 }
 
 type read struct {
@@ -106,12 +108,22 @@ type read struct {
 }
 
 // readAll reads what several ask for at once.
-func (r *Runner) readAll(ctx context.Context, items []*reading) []*reading {
+func (r *Runner) readAll(ctx context.Context, items []*reading) ([]*reading, error) {
+	whole := slices.DeleteFunc(slices.Clone(items), func(x *reading) bool { return !x.whole })
+	others := slices.DeleteFunc(slices.Clone(items), func(x *reading) bool { return x.whole })
+	return nil, errors.Join(r.readSome(ctx, whole, r.store.Get), r.readSome(ctx, others, r.store.Peek)) // who asked asks again
+}
+
+// readSome reads tasks one way, and tells who asked.
+func (r *Runner) readSome(ctx context.Context, items []*reading, get func(context.Context, []wire.TaskID) ([]*wire.Task, error)) error {
+	if len(items) == 0 {
+		return nil
+	}
 	ids := make([]wire.TaskID, len(items))
 	for i, x := range items {
 		ids[i] = x.id
 	}
-	tasks, err := r.store.Get(ctx, ids)
+	tasks, err := get(ctx, ids)
 	for i, x := range items {
 		var out read
 		switch {
@@ -128,16 +140,17 @@ func (r *Runner) readAll(ctx context.Context, items []*reading) []*reading {
 			r.waiters.deliver(x.id, out.task)
 		}
 	}
-	return nil // who asked asks again
+	return err
 }
 
-// read reads one task, together with what others read.
-func (r *Runner) read(ctx context.Context, id wire.TaskID) (*wire.Task, error) {
-	x := &reading{id: id, done: make(chan read, 1)}
+// read reads one task, together with what others read: without its input, unless it
+// is to be whole.
+func (r *Runner) read(ctx context.Context, id wire.TaskID, whole bool) (*wire.Task, error) {
+	x := &reading{id: id, whole: whole, done: make(chan read, 1)}
 	switch {
 	case r.reads.add(x):
 	case r.stopped.Load():
-		r.readAll(ctx, []*reading{x})
+		_, _ = r.readAll(ctx, []*reading{x}) // x is told
 	default:
 		r.metrics.exhausted.Add(1)
 		return nil, &wire.Error{Code: wire.ResourceExhausted, Message: "too many tasks are being read", RetryAfter: 250 * time.Millisecond}
@@ -153,7 +166,7 @@ func (r *Runner) read(ctx context.Context, id wire.TaskID) (*wire.Task, error) {
 // Get returns a task as it is, with the progress that was heard last; NOT_FOUND
 // where there is none, UNAVAILABLE while the store is away.
 func (r *Runner) Get(ctx context.Context, id wire.TaskID) (*wire.Task, error) {
-	task, err := r.read(ctx, id)
+	task, err := r.read(ctx, id, true)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +186,7 @@ func (r *Runner) withProgress(id wire.TaskID, task *wire.Task) *wire.Task {
 const lastWait = time.Second
 
 // Await returns a task when it has ended, or as it is when ctx does. Errors are
-// those of [Runner.Get]. A task that it returns is also another's: it is not to
+// those of [Runner.Get]; the task comes without its input. A task that it returns is also another's: it is not to
 // be changed.
 func (r *Runner) Await(ctx context.Context, id wire.TaskID) (*wire.Task, error) {
 	ended, forget := r.waiters.add(id)
@@ -181,7 +194,7 @@ func (r *Runner) Await(ctx context.Context, id wire.TaskID) (*wire.Task, error) 
 	var last *wire.Task
 	// What this replica runs was there a moment ago, and its end is told here.
 	if r.table.get(id) == nil {
-		task, err := r.read(ctx, id)
+		task, err := r.read(ctx, id, false)
 		switch {
 		case err == nil && task.State.Ended():
 			return task, nil
@@ -197,7 +210,7 @@ func (r *Runner) Await(ctx context.Context, id wire.TaskID) (*wire.Task, error) 
 	}
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
 	defer cancel()
-	task, err := r.read(bounded, id)
+	task, err := r.read(bounded, id, false)
 	switch {
 	case err == nil:
 		return r.withProgress(id, task), nil
@@ -211,7 +224,7 @@ func (r *Runner) Await(ctx context.Context, id wire.TaskID) (*wire.Task, error) 
 func (r *Runner) rereads(ctx context.Context) {
 	for ids := r.waiters.ids(); len(ids) > 0 && ctx.Err() == nil; ids = ids[min(len(ids), mostRows):] {
 		some := ids[:min(len(ids), mostRows)]
-		tasks, err := r.store.Get(ctx, some)
+		tasks, err := r.store.Peek(ctx, some)
 		if err != nil {
 			return
 		}

@@ -20,6 +20,9 @@ const (
 	// watchLeast is how long it sleeps at least, watchIdle while it may do nothing
 	// about what is due.
 	watchLeast, watchIdle = 5 * time.Millisecond, 200 * time.Millisecond
+	// echoWithin is how long NATS may take to answer before silence of workers is
+	// taken for that of NATS.
+	echoWithin = time.Second
 )
 
 // sooner has it looked when the next attempt is due.
@@ -39,7 +42,12 @@ func (r *Runner) watch(ctx context.Context) {
 	for {
 		now := time.Now()
 		wait, least := watchMost, watchIdle
-		hears := ear.hears(now, wake, r.nats.IsConnected(), r.links())
+		next, some := r.table.next()
+		connected := r.nats.IsConnected()
+		if _, able := r.owner.held(now); able && connected && some && !now.Before(next) {
+			connected = r.echo(ctx)
+		}
+		hears := ear.hears(now, wake, connected, r.links())
 		if ear.again {
 			r.table.renew(now)
 		}
@@ -60,6 +68,14 @@ func (r *Runner) watch(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// echo reports whether NATS answers. It does so behind everything that it has sent
+// before: a connection that stands still says nothing, whatever its workers say.
+func (r *Runner) echo(ctx context.Context) bool {
+	bounded, cancel := context.WithTimeout(ctx, echoWithin)
+	defer cancel()
+	return r.nats.FlushWithContext(bounded) == nil
 }
 
 // ear knows whether silence means anything.

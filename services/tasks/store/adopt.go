@@ -12,7 +12,7 @@ const adoptSQL = `
 	update fairlead.task t set owner = $1 from unnest($2::uuid[], $3::bigint[]) as u (id, fence) ` + warySQL + `
 	where t.id = u.id and t.fence = u.fence and t.state + 0 = 1 and (t.owner = $1
 		or not exists (select from fairlead.task_owner w where w.owner = t.owner and w.lease_until > now()))
-	returning ` + attemptColumns
+	returning ` + adoptedColumns
 
 // orphansSQL looks at the owners of what runs, not at what leases ended: a row may
 // be written for an owner long after its lease.
@@ -26,7 +26,9 @@ const orphansSQL = `
 			select c.id from fairlead.task c where c.state = 1 and c.owner = gone.owner limit $2::bigint for update skip locked
 		) c limit $2::bigint
 	))
-	returning ` + attemptColumns
+	returning ` + adoptedColumns
+
+const ownedSQL = `select t.id, t.fence from fairlead.task t where t.state = 1 and t.owner = $1`
 
 const attemptSQL = `select ` + attemptColumns + ` from fairlead.task t where t.id = $1 and t.fence = $2 and t.state + 0 = 1`
 
@@ -51,6 +53,20 @@ func (p *Postgres) Orphans(ctx context.Context, o Owner, n int) ([]Attempt, erro
 		return nil, nil
 	}
 	return p.attempts(ctx, "look for orphans", orphansSQL, int64(o), n)
+}
+
+// Owned implements [Store].
+func (p *Postgres) Owned(ctx context.Context, o Owner) (refs []Ref, err error) {
+	err = p.do(ctx, "read an owner's attempts", nil, func(ctx context.Context, conn *pgx.Conn) error {
+		refs = nil
+		return rows(ctx, conn, func(r pgx.Rows) error {
+			ref := Ref{Owner: o}
+			err := r.Scan((*[16]byte)(&ref.ID), &ref.Fence)
+			refs = append(refs, ref)
+			return err
+		}, ownedSQL, int64(o))
+	})
+	return refs, err
 }
 
 // Attempt implements [Store].

@@ -29,7 +29,7 @@ const backSQL = `
 			t.idem_key, t.unique_key, t.trace, t.metadata, t.input, null::json as result, coalesce(u.error, t.error) as error,
 			now() + u.retention * interval '1 microsecond' as expires, u.n
 	)` + keepSQL + `
-	select waits.n, false from waits union all select d.n, true from d`
+	select waits.n, false, ` + noneKept + ` from waits union all select d.n, true, ` + keptColumns + ` from d`
 
 // Back implements [Store].
 func (p *Postgres) Back(ctx context.Context, backs []Back) ([]Outcome, error) {
@@ -71,8 +71,7 @@ func (p *Postgres) back(ctx context.Context, backs []Back, some []int, out []Out
 		failed[i], crashed[i], unstarted[i] = number(b.Failed), number(b.Crashed), number(b.Unstarted)
 	}
 	return p.write(ctx, "give tasks back", retentionsOf(retention), backSQL, func(r pgx.Rows) (w written, err error) {
-		cancelled := false
-		err = r.Scan(&w.n, &cancelled)
+		cancelled, err := w.scan(r)
 		w.state = wire.TaskPending
 		if cancelled {
 			w.state = wire.TaskCancelled

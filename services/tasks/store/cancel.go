@@ -15,10 +15,14 @@ import (
 const goneColumns = `t.id, t.created_at, t.run_at, t.started_at, t.timeout, t.attempt, t.failures, t.crashes, 4::smallint as ended,
 			t.priority, t.steps, t.name, t.idem_key, t.unique_key, t.trace, t.metadata, t.input, null::json as result, t.error`
 
+// keptForSQL is for how long a task t is kept, as fairlead.complete does it: for the
+// retention of its name, for $2 where that has none.
+const keptForSQL = `coalesce(nullif((select n.retention from fairlead.task_name n where n.name = t.name), 0), $2::bigint) * interval '1 microsecond'`
+
 const cancelSQL = `
 	with d as (
 		delete from fairlead.task t where t.id = $1
-		returning t.fence, now() + $2 * interval '1 microsecond' as expires, ` + goneColumns + `
+		returning t.fence, now() + ` + keptForSQL + ` as expires, ` + goneColumns + `
 	)` + keepSQL + `
 	select count(*) from d`
 
@@ -27,7 +31,7 @@ const killSQL = `
 		delete from fairlead.task t where t.id = any (array(
 			select k.id from fairlead.task k where k.kill_at <= now() order by k.kill_at limit $1::bigint for update skip locked
 		))
-		returning t.owner, t.fence + 1 as fence, now() + $2 * interval '1 microsecond' as expires, ` + goneColumns + `
+		returning t.owner, t.fence + 1 as fence, now() + ` + keptForSQL + ` as expires, ` + goneColumns + `
 	)` + keepSQL + `
 	select d.id, d.fence - 1, d.owner from d`
 

@@ -109,10 +109,16 @@ func claim(ctx context.Context, q querier, o Owner, name string, n int, deadline
 	return attempts, err
 }
 
-// attemptColumns are those of an [Attempt], of the table t.
-const attemptColumns = `t.id, t.name, t.fence, t.attempt, t.failures, t.crashes, t.priority, t.input, coalesce(t.idem_key, ''), t.metadata,
+// attemptColumns are those of an [Attempt], of the table t; adoptedColumns those of
+// one that is in a worker's hands.
+const (
+	attemptColumns = beforeInput + `t.input` + afterInput
+	adoptedColumns = beforeInput + `null::json` + afterInput
+	beforeInput    = `t.id, t.name, t.fence, t.attempt, t.failures, t.crashes, t.priority, `
+	afterInput     = `, coalesce(t.idem_key, ''), t.metadata,
 		coalesce(t.trace, ''), t.timeout, (extract(epoch from t.deadline - now()) * 1000000)::bigint,
 		(extract(epoch from t.beat_by - now()) * 1000000)::bigint, t.kill_at is not null, t.started_at`
+)
 
 func scanAttempt(r pgx.Rows, a *Attempt, more ...any) error {
 	var timeout int64

@@ -85,7 +85,11 @@ func testOrphans(t *testing.T, r *rig) {
 	late := r.start(dead, New{})
 	unknown := r.start(dead+1000, New{})
 	equal(t, "late", sorted(orphans(9)), []wire.TaskID{late.ID, unknown.ID})
+	owned := must[[]Ref](r)(r.Owned(t.Context(), me))
+	slices.SortFunc(owned, func(a, b Ref) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	equal(t, "owned", owned, []Ref{{a.ID, 1, me}, {b.ID, 1, me}, {late.ID, 1, me}, {unknown.ID, 1, me}})
 	same(t, "mine", r.back(Back{Ref: Ref{ID: late.ID, Fence: 1, Owner: me}})[0].Done, true)
+	same(t, "owned", len(must[[]Ref](r)(r.Owned(t.Context(), me))), 3)
 }
 
 func testLeave(t *testing.T, r *rig) {
@@ -140,6 +144,33 @@ func testBeats(t *testing.T, r *rig) {
 	}
 	r.back(Back{Ref: Ref{ID: ref.ID, Fence: 1}})
 	same(t, "the lease of the next", r.claim(o, "work", 1)[0].Lease, 0)
+}
+
+// testInputsStay reads tasks and takes attempts over for which nobody needs to know
+// what they work on: it may be large.
+func testInputsStay(t *testing.T, r *rig) {
+	ctx, o := t.Context(), r.join()
+	ended := r.put(o, New{Input: []byte("1")})[0]
+	must[*wire.Task](r)(r.Cancel(ctx, ended, 0, kept))
+	committed, heard := r.start(o, New{Input: []byte("2")}), r.start(o, New{Input: []byte("3")})
+	r.commit(committed, "4")
+	unheard := r.start(o, New{Input: []byte("5")})
+	peeked := must[[]*wire.Task](r)(r.Peek(ctx, []wire.TaskID{ended, ids(), committed.ID, heard.ID}))
+	if len(peeked) != 4 || peeked[1] != nil {
+		t.Fatalf("Peek = %v", peeked)
+	}
+	for i, state := range map[int]wire.TaskState{0: wire.TaskCancelled, 2: wire.TaskCommitted, 3: wire.TaskRunning} {
+		same(t, "peeked", words(peeked[i].State, string(peeked[i].Input)), words(state, ""))
+	}
+	same(t, "result", string(peeked[2].Result), "4")
+	must[int](r)(r.Leave(ctx, o))
+	o = r.join()
+	adopted := must[[]Attempt](r)(r.Adopt(ctx, o, []Ref{heard}))
+	orphans := must[[]Attempt](r)(r.Orphans(ctx, o, 9))
+	equal(t, "taken over", idsOf(append(adopted, orphans...)), []wire.TaskID{heard.ID, unheard.ID})
+	for _, a := range append(adopted, orphans...) {
+		same(t, "input", string(a.Input), "")
+	}
 }
 
 func testAttempt(t *testing.T, r *rig) {
@@ -230,4 +261,32 @@ func testRetention(t *testing.T, r *rig) {
 	r.pass(31 * 24 * time.Hour)
 	must[bool](r)(r.Clean(t.Context(), 1000))
 	same(t, "kept", len(must[[]wire.Task](r)(r.List(t.Context(), Query{State: wire.TaskFailed, Limit: 9}))), 0)
+}
+
+// What is cancelled is kept as its name says, too, whoever cancels it.
+func testRetentionOfName(t *testing.T, r *rig) {
+	o := r.join()
+	if err := r.Register(t.Context(), Policy{Name: "long", Retention: 40 * 24 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	cancelled := func(name string) (all []wire.TaskID) {
+		waits, runs := r.insert(o, New{Name: name})[0].ID, r.start(o, New{Name: name}).ID
+		must[*wire.Task](r)(r.Cancel(t.Context(), waits, time.Second, kept))
+		must[*wire.Task](r)(r.Cancel(t.Context(), runs, time.Second, kept))
+		return []wire.TaskID{waits, runs}
+	}
+	long, short := cancelled("long"), cancelled("short")
+	r.pass(2 * time.Second)
+	same(t, "killed", len(must[[]Ref](r)(r.Kill(t.Context(), 9, kept))), 2)
+	r.pass(kept + time.Hour)
+	for i := range long {
+		r.is(long[i], wire.TaskCancelled, r.get(long[i]).Fence)
+		if r.get(short[i]) != nil {
+			t.Error("a task whose name says nothing is kept for longer than the service says")
+		}
+	}
+	r.pass(40 * 24 * time.Hour)
+	if r.get(long[0]) != nil || r.get(long[1]) != nil {
+		t.Error("a task is kept for longer than its name says")
+	}
 }

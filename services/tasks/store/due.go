@@ -25,9 +25,12 @@ const headsSQL = `h (name, priority, run_at) as (
 		) x
 	)`
 
+// dueSQL counts to no time that is further away than it looks: one task whose time
+// can't be counted to is not to hide all others.
 const dueSQL = `
 	with recursive ` + headsSQL + `
-	select h.name, (greatest(extract(epoch from h.run_at - now()), 0) * 1000000)::bigint, h.run_at <= now() + $2 * interval '1 microsecond'
+	select h.name, (extract(epoch from least(greatest(h.run_at, now()), now() + $2 * interval '1 microsecond') - now()) * 1000000)::bigint,
+		h.run_at <= now() + $2 * interval '1 microsecond'
 	from h limit $3::bigint`
 
 const depthSQL = `
@@ -37,7 +40,7 @@ const depthSQL = `
 				select from fairlead.task t where t.state = 0 and t.name = h.name and t.priority = h.priority and t.run_at <= now()
 			) t limit $2::bigint
 		) t),
-		coalesce((select (extract(epoch from max(now() - h.run_at)) * 1000000)::bigint from (select h.run_at from h limit $3::bigint) h
+		coalesce((select (extract(epoch from max(now() - greatest(h.run_at, now() - interval '100 years'))) * 1000000)::bigint from (select h.run_at from h limit $3::bigint) h
 			where h.run_at <= now()), 0)`
 
 // headsRead bounds how many names and priorities are looked at at a time: it is

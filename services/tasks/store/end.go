@@ -27,7 +27,7 @@ const endSQL = `
 			case when u.ended <> 2 then t.input end as input, u.result, coalesce(u.error, t.error) as error,
 			now() + u.retention * interval '1 microsecond' as expires, u.n
 	)` + keepSQL + `
-	select d.n, d.ended = 4 from d`
+	select d.n, d.ended = 4, ` + keptColumns + ` from d`
 
 // keepSQL keeps d, tasks that were deleted because they have ended, and with those
 // that were committed their idempotency keys; every other key is free. Keys are
@@ -75,8 +75,8 @@ func (p *Postgres) End(ctx context.Context, ends []End) ([]Outcome, error) {
 	}
 	out := make([]Outcome, n)
 	err := p.write(ctx, "end tasks", retentionsOf(retention), endSQL, func(r pgx.Rows) (w written, err error) {
-		cancelled := false
-		if err = r.Scan(&w.n, &cancelled); err == nil {
+		cancelled, err := w.scan(r)
+		if err == nil {
 			w.state = ends[c.of[w.n-1]].State
 		}
 		if cancelled {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -158,7 +159,11 @@ func (r *rig) end(ends ...End) []Outcome {
 			ends[i].Retention = kept
 		}
 	}
-	return must[[]Outcome](r)(r.End(r.t.Context(), ends))
+	out := must[[]Outcome](r)(r.End(r.t.Context(), ends))
+	for i := range out {
+		r.kept(ends[i].ID, &out[i])
+	}
+	return out
 }
 
 func (r *rig) commit(ref Ref, result string) Outcome {
@@ -171,7 +176,40 @@ func (r *rig) back(backs ...Back) []Outcome {
 	for i := range backs {
 		backs[i].Retention = kept
 	}
-	return must[[]Outcome](r)(r.Back(r.t.Context(), backs))
+	out := must[[]Outcome](r)(r.Back(r.t.Context(), backs))
+	for i := range out {
+		r.kept(backs[i].ID, &out[i])
+	}
+	return out
+}
+
+// kept takes what an outcome says of a task that has ended out of it: it is what
+// Get says.
+func (r *rig) kept(id wire.TaskID, of *Outcome) {
+	r.t.Helper()
+	k := of.Kept
+	of.Kept = nil
+	if !of.State.Ended() {
+		if k != nil {
+			r.t.Errorf("%s is %q and kept: %+v", id, of.State, k)
+		}
+		return
+	}
+	task := r.get(id)
+	if k == nil {
+		r.t.Fatalf("nothing is told of %s, which has ended", id)
+	}
+	if task == nil { // it was kept for no time
+		return
+	}
+	same(r.t, "created", k.Created.Equal(task.CreatedAt), true)
+	same(r.t, "run at", k.RunAt.Equal(task.RunAt), true)
+	same(r.t, "started", k.Started.Equal(task.StartedAt), true)
+	same(r.t, "finished", !k.Finished.IsZero() && k.Finished.Equal(task.FinishedAt), true)
+	same(r.t, "fence", k.Fence, task.Fence)
+	same(r.t, "attempt", k.Attempt, task.Attempt)
+	same(r.t, "unique key", k.UniqueKey, task.UniqueKey)
+	same(r.t, "error", reflect.DeepEqual(k.Error, task.Error), true)
 }
 
 func (r *rig) get(id wire.TaskID) *wire.Task {

@@ -83,6 +83,13 @@ func (m *Memory) attempt(r *record) Attempt {
 	return a
 }
 
+// adopted is attempt of one that is in a worker's hands.
+func (m *Memory) adopted(r *record) Attempt {
+	a := m.attempt(r)
+	a.Input = nil
+	return a
+}
+
 // Adopt implements [Store].
 func (m *Memory) Adopt(_ context.Context, o Owner, refs []Ref) (attempts []Attempt, _ error) {
 	m.mu.Lock()
@@ -94,7 +101,7 @@ func (m *Memory) Adopt(_ context.Context, o Owner, refs []Ref) (attempts []Attem
 			continue
 		}
 		r.owner, had[r.id] = o, true
-		attempts = append(attempts, m.attempt(r))
+		attempts = append(attempts, m.adopted(r))
 	}
 	return attempts, nil
 }
@@ -109,10 +116,22 @@ func (m *Memory) Orphans(_ context.Context, o Owner, n int) (attempts []Attempt,
 		}
 		if r.state == wire.TaskRunning && !m.leased(r.owner) {
 			r.owner = o
-			attempts = append(attempts, m.attempt(r))
+			attempts = append(attempts, m.adopted(r))
 		}
 	}
 	return attempts, nil
+}
+
+// Owned implements [Store].
+func (m *Memory) Owned(_ context.Context, o Owner) (refs []Ref, _ error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.live {
+		if r.state == wire.TaskRunning && r.owner == o {
+			refs = append(refs, Ref{ID: r.id, Fence: r.fence, Owner: o})
+		}
+	}
+	return refs, nil
 }
 
 // Attempt implements [Store].

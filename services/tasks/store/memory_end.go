@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -27,7 +28,7 @@ func (m *Memory) End(_ context.Context, ends []End) ([]Outcome, error) {
 			state = wire.TaskCancelled
 		}
 		m.kept(r, state, e.Retention)
-		out[i] = Outcome{Done: true, State: state}
+		out[i] = Outcome{Done: true, State: state, Kept: r.outcome()}
 	}
 	return out, nil
 }
@@ -55,9 +56,25 @@ func (m *Memory) Back(_ context.Context, backs []Back) ([]Outcome, error) {
 		} else {
 			m.kept(r, wire.TaskCancelled, b.Retention)
 		}
-		out[i] = Outcome{Done: true, State: r.state}
+		out[i] = Outcome{Done: true, State: r.state, Kept: r.outcome()}
 	}
 	return out, nil
+}
+
+// outcome is what is told of a record that has ended, nil where it has not.
+func (r *record) outcome() *Kept {
+	if !r.state.Ended() {
+		return nil
+	}
+	return &Kept{
+		Created: r.created, RunAt: r.runAt, Started: r.started, Finished: r.finished, Fence: r.fence, Attempt: r.attempt,
+		UniqueKey: r.uniqueKey, Error: cloneError(r.err),
+	}
+}
+
+// keptFor is for how long a record is kept: as its name says, if it says so.
+func (m *Memory) keptFor(r *record, retention time.Duration) time.Duration {
+	return cmp.Or(m.policies[r.name].Retention, retention)
 }
 
 func (r *record) count(failed, crashed bool) {
@@ -84,7 +101,7 @@ func (m *Memory) Cancel(_ context.Context, id wire.TaskID, grace, retention time
 	case r == nil:
 		return nil, ErrNotFound
 	case r.state == wire.TaskPending:
-		m.kept(r, wire.TaskCancelled, retention)
+		m.kept(r, wire.TaskCancelled, m.keptFor(r, retention))
 	case r.state == wire.TaskRunning:
 		if r.killAt.IsZero() {
 			r.killAt = m.now().Add(grace)
@@ -108,7 +125,7 @@ func (m *Memory) Kill(_ context.Context, n int, retention time.Duration) (refs [
 		}
 		refs = append(refs, Ref{ID: r.id, Fence: r.fence, Owner: r.owner})
 		r.fence++
-		m.kept(r, wire.TaskCancelled, retention)
+		m.kept(r, wire.TaskCancelled, m.keptFor(r, retention))
 	}
 	return refs, nil
 }

@@ -60,6 +60,17 @@ func (m *Memory) Get(_ context.Context, ids []wire.TaskID) ([]*wire.Task, error)
 	return out, nil
 }
 
+// Peek implements [Store].
+func (m *Memory) Peek(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error) {
+	tasks, err := m.Get(ctx, ids)
+	for _, t := range tasks {
+		if t != nil {
+			t.Input = nil
+		}
+	}
+	return tasks, err
+}
+
 // List implements [Store].
 func (m *Memory) List(_ context.Context, q Query) ([]wire.Task, error) {
 	m.mu.Lock()

@@ -38,8 +38,8 @@ func (p *Postgres) keeps(retentions []time.Duration) {
 	}
 }
 
-// makeDays makes the partitions for what is kept so long from now: also for a
-// midnight that passes meanwhile.
+// makeDays makes the partitions for what is kept so long from now, and for what is
+// kept as the names say: also for a midnight that passes meanwhile.
 func (p *Postgres) makeDays(ctx context.Context, retentions []time.Duration) error {
 	return p.makeUntil(ctx, retentions, 1)
 }
@@ -59,7 +59,9 @@ func (p *Postgres) makeUntil(ctx context.Context, retentions []time.Duration, da
 			missing = append(missing, day)
 			return err
 		}, `
-			select distinct d.day at time zone 'UTC' from unnest($1::bigint[]) as u (kept) cross join generate_series(0, $2::integer) as n
+			select distinct d.day at time zone 'UTC' from (
+				select unnest($1::bigint[]) union select n.retention from fairlead.task_name n where n.retention > 0
+			) as u (kept) cross join generate_series(0, $2::integer) as n
 			cross join lateral (
 				select date_trunc('day', (now() + u.kept * interval '1 microsecond') at time zone 'UTC') + n * interval '1 day'
 			) as d (day)

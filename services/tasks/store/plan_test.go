@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/fairlead-io/fairlead/services/tasks/indexed"
 )
 
 // moments are what tables may hold when statistics are taken, and what plans are
@@ -43,6 +45,7 @@ var statements = map[string]struct {
 	"adopt":   {adoptSQL, []string{"task_pkey", "task_owner_pkey"}},
 	"attempt": {attemptSQL, []string{"task_pkey"}},
 	"orphans": {orphansSQL, []string{"task_running", "task_pkey"}},
+	"owned":   {ownedSQL, []string{"task_running"}},
 	"count":   {countSQL, []string{"task_running"}},
 	"kill":    {killSQL, []string{"task_kill", "task_pkey"}},
 	"due":     {dueSQL, []string{"task_ready"}},
@@ -130,7 +133,7 @@ func TestPlansOfOtherStatements(t *testing.T) {
 // planner returns a connection as the store uses them.
 func planner(t *testing.T, p *Postgres) *pgx.Conn {
 	t.Helper()
-	conn, err := p.acquire(t.Context())
+	conn, err := indexed.Acquire(t.Context(), p.pool)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,11 +13,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fairlead-io/fairlead/internal/clock"
+	"github.com/fairlead-io/fairlead/services/tasks/indexed"
 )
 
 const (
 	// statementTimeout bounds what is asked of Postgres at a time, with the wait for
-	// a connection. Who asks may bound it further.
+	// a connection, unless who asks does: he knows how much it is.
 	statementTimeout = 10 * time.Second
 	// tries is how often something is tried that lost against another transaction.
 	tries = 6
@@ -46,36 +47,6 @@ func NewPostgres(pool *pgxpool.Pool, retention time.Duration) *Postgres {
 	return &Postgres{pool: pool, retention: retention, kept: map[time.Duration]struct{}{}}
 }
 
-// session is how a connection plans what it is asked. A statement is planned
-// once, whatever is in the tables then: a plan that is right for a few rows is
-// used for a million until statistics follow. Every statement here has an index
-// to go by, and none has any use for a plan without.
-//
-// Nobody waits long for a lock, either: what SQL stores and commits is locked as
-// long as its caller's transaction takes, and all others are not to wait for that.
-const session = `set lock_timeout = 1000; set plan_cache_mode = force_generic_plan; set jit = off;
-	set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off`
-
-// sessionKey marks connections that have it.
-const sessionKey = "fairlead.tasks"
-
-func (p *Postgres) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	conn, err := p.pool.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	data := conn.Conn().PgConn().CustomData()
-	if _, ok := data[sessionKey]; ok {
-		return conn, nil
-	}
-	if _, err := conn.Exec(ctx, session); err != nil {
-		conn.Release()
-		return nil, err
-	}
-	data[sessionKey] = struct{}{}
-	return conn, nil
-}
-
 // querier is a connection, or a transaction on one.
 type querier interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
@@ -87,8 +58,11 @@ type querier interface {
 // fn does all it does in one statement or one transaction. retentions are those
 // of what it may end: the days for them are made where they are missing.
 func (p *Postgres) do(ctx context.Context, operation string, retentions []time.Duration, fn func(context.Context, *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, statementTimeout)
+		defer cancel()
+	}
 	p.keeps(retentions)
 	for try := 1; ; try++ {
 		err := p.once(ctx, fn)
@@ -115,7 +89,7 @@ func (p *Postgres) do(ctx context.Context, operation string, retentions []time.D
 }
 
 func (p *Postgres) once(ctx context.Context, fn func(context.Context, *pgx.Conn) error) error {
-	conn, err := p.acquire(ctx)
+	conn, err := indexed.Acquire(ctx, p.pool)
 	if err != nil {
 		return err
 	}

@@ -314,3 +314,30 @@ func TestComesBack(t *testing.T) {
 	heard("more")
 	same(t, "claimed", len(r.claim(1, "other", 9)), 2)
 }
+
+// TestWhoAsksBoundsTheWait has the caller say how long a statement may take, who
+// knows how much it carries.
+func TestWhoAsksBoundsTheWait(t *testing.T) {
+	t.Parallel()
+	p := openPostgres(t)
+	left := func(ctx context.Context) (left time.Duration) {
+		t.Helper()
+		if err := p.do(ctx, "test", nil, func(ctx context.Context, _ *pgx.Conn) error {
+			if until, ok := ctx.Deadline(); ok {
+				left = time.Until(until)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return left
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	if got := left(ctx); got < time.Hour/2 {
+		t.Errorf("%s is left of an hour", got)
+	}
+	if got := left(t.Context()); got <= 0 || got > statementTimeout {
+		t.Errorf("%s is left where nobody said anything, want at most %s", got, statementTimeout)
+	}
+}

@@ -18,27 +18,45 @@ const (
 		coalesce(d.idem_key, ''), coalesce(d.unique_key, ''), false, d.created_at, d.run_at, d.started_at, d.finished_at`
 )
 
-// getSQL sees both tables in one snapshot: a task is never between them.
-const getSQL = `
-	select ` + liveColumns + `, t.input, null::json, u.n
-	from unnest($1::uuid[]) with ordinality as u (id, n) join fairlead.task t on t.id = u.id
+// getSQL sees both tables in one snapshot: a task is never between them. So does
+// peekSQL, without inputs.
+const (
+	getSQL = `
+	select ` + liveColumns + `, t.input, null::json, u.n` + fromLive + `
 	union all
-	select ` + doneColumns + `, d.input, d.result, u.n
+	select ` + doneColumns + `, d.input, d.result, u.n` + fromDone
+	peekSQL = `
+	select ` + liveColumns + `, null::json, null::json, u.n` + fromLive + `
+	union all
+	select ` + doneColumns + `, null::json, d.result, u.n` + fromDone
+	fromLive = `
+	from unnest($1::uuid[]) with ordinality as u (id, n) join fairlead.task t on t.id = u.id`
+	fromDone = `
 	from unnest($1::uuid[]) with ordinality as u (id, n) join fairlead.task_done d on d.id = u.id and d.expires > now()`
+)
 
 // Get implements [Store].
-func (p *Postgres) Get(ctx context.Context, ids []wire.TaskID) (tasks []*wire.Task, err error) {
+func (p *Postgres) Get(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error) {
+	return p.read(ctx, getSQL, ids)
+}
+
+// Peek implements [Store].
+func (p *Postgres) Peek(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error) {
+	return p.read(ctx, peekSQL, ids)
+}
+
+func (p *Postgres) read(ctx context.Context, sql string, ids []wire.TaskID) (tasks []*wire.Task, err error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
 	err = p.do(ctx, "read tasks", nil, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		tasks, err = get(ctx, conn, ids)
+		tasks, err = get(ctx, conn, sql, ids)
 		return err
 	})
 	return tasks, err
 }
 
-func get(ctx context.Context, q querier, ids []wire.TaskID) ([]*wire.Task, error) {
+func get(ctx context.Context, q querier, sql string, ids []wire.TaskID) ([]*wire.Task, error) {
 	tasks := make([]*wire.Task, len(ids))
 	err := rows(ctx, q, func(r pgx.Rows) error {
 		t := new(wire.Task)
@@ -48,7 +66,7 @@ func get(ctx context.Context, q querier, ids []wire.TaskID) ([]*wire.Task, error
 			tasks[n-1] = t
 		}
 		return err
-	}, getSQL, uuidsOf(ids))
+	}, sql, uuidsOf(ids))
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +75,7 @@ func get(ctx context.Context, q querier, ids []wire.TaskID) ([]*wire.Task, error
 
 // one returns a task, nil where it is not there.
 func one(ctx context.Context, q querier, id wire.TaskID) (*wire.Task, error) {
-	tasks, err := get(ctx, q, []wire.TaskID{id})
+	tasks, err := get(ctx, q, getSQL, []wire.TaskID{id})
 	if err != nil {
 		return nil, err
 	}

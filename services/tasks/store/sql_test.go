@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,12 +72,38 @@ func TestEnqueueInSQL(t *testing.T) {
 	}
 	for _, args := range []string{
 		`''`, `null`, `'a b'`, `'.a'`, `'a..b'`, `'1a'`, `repeat('a', 129)`, `'a', idempotency_key => ''`, `'a', unique_key => repeat('x', 257)`,
-		`'a', priority => 101`, `'a', timeout_ms => 0`, `'a', metadata => '[]'`, `'a', ('"' || repeat('x', 600000) || '"')::json`,
+		`'a', priority => 101`, `'a', timeout_ms => 9`, `'a', timeout_ms => 604800001`, `'a', idempotency_key => E'a\nb'`, `'a', idempotency_key => ' a'`,
+		`'a', idempotency_key => 'a '`, `'a', unique_key => E'\x7f'`, `'a', run_at => 'infinity'`, `'a', run_at => '-infinity'`,
+		`'a', run_at => '0044-03-15 BC'`, `'a', run_at => now() + interval '367 days'`, `'a', metadata => '[]'`, `'a', ('"' || repeat('x', 600000) || '"')::json`,
 	} {
 		var state *pgconn.PgError
 		if _, err := enqueue(t.Context(), p.pool, args); !errors.As(err, &state) || state.Code != "22023" {
 			t.Errorf("enqueue(%.40s): %v, want 22023", args, err)
 		}
+	}
+}
+
+// TestATimeThatCannotBeCountedTo has a task whose time is never, which is refused,
+// and hides no other where it is there all the same.
+func TestATimeThatCannotBeCountedTo(t *testing.T) {
+	t.Parallel()
+	p := openPostgres(t)
+	r := &rig{Store: p, t: t}
+	r.put(0, New{Name: "innocent"})
+	const add = `insert into fairlead.task (id, name, run_at) select gen_random_uuid(), n, r::timestamptz
+		from (values ('never', 'infinity'), ('ever', '-infinity')) v (n, r)`
+	var state *pgconn.PgError
+	if _, err := p.pool.Exec(t.Context(), add); !errors.As(err, &state) || state.Code != "23514" {
+		t.Errorf("a task of no time is stored: %v", err)
+	}
+	run(t, p, `alter table fairlead.task drop constraint task_run_at_check`)
+	run(t, p, add)
+	due := must[[]Due](r)(p.Due(t.Context(), time.Second, 9))
+	slices.SortFunc(due, func(a, b Due) int { return strings.Compare(a.Name, b.Name) })
+	equal(t, "due", due, []Due{{Name: "ever"}, {Name: "innocent"}})
+	n, oldest, err := p.Depth(t.Context())
+	if err != nil || n != 2 || oldest < time.Hour {
+		t.Errorf("Depth = %d, %s, %v, want 2, and one that waits for long", n, oldest, err)
 	}
 }
 
@@ -152,16 +179,16 @@ func TestCompleteInSQL(t *testing.T) {
 	}
 	ref := r.start(o, New{IdempotencyKey: "k", UniqueKey: "u", Input: []byte("1")})
 	must[[]byte](r)(p.Step(t.Context(), ref, "s", []byte("1")))
-	refused := func(when string, ref Ref) {
+	refused := func(when, code string, ref Ref) {
 		t.Helper()
 		var state *pgconn.PgError
-		if err := complete(p.pool, ref, "1"); !errors.As(err, &state) || state.Code != "FL001" {
-			t.Errorf("%s: %v, want FL001", when, err)
+		if err := complete(p.pool, ref, "1"); !errors.As(err, &state) || state.Code != code {
+			t.Errorf("%s: %v, want %s", when, err, code)
 		}
 	}
-	refused("a greater fence", Ref{ID: ref.ID, Fence: 2})
-	refused("unknown", Ref{ID: ids(), Fence: 1})
-	refused("pending", Ref{ID: r.put(o, New{})[0], Fence: 0})
+	refused("a greater fence", "FL001", Ref{ID: ref.ID, Fence: 2})
+	refused("unknown", "FL001", Ref{ID: ids(), Fence: 1})
+	refused("pending", "FL001", Ref{ID: r.put(o, New{})[0], Fence: 0})
 	undo := errors.New("undo")
 	if err := pgx.BeginFunc(t.Context(), p.pool, func(tx pgx.Tx) error { return errors.Join(complete(tx, ref, "1"), undo) }); !errors.Is(err, undo) {
 		t.Fatal(err)
@@ -172,7 +199,7 @@ func TestCompleteInSQL(t *testing.T) {
 	}
 	task := r.is(ref.ID, wire.TaskCommitted, 1)
 	same(t, "committed", words(string(task.Result), task.Input == nil, task.FinishedAt.IsZero()), `{"r": 1} true false`)
-	refused("once more", ref)
+	refused("once more", "FL002", ref)
 	same(t, "by its key", r.insert(o, New{IdempotencyKey: "k"})[0], Inserted{ID: ref.ID, Existing: true})
 	if in := r.insert(o, New{UniqueKey: "u"})[0]; in.Existing {
 		t.Error("it has ended, and its unique key is taken")

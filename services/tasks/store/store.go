@@ -114,10 +114,21 @@ type Outcome struct {
 	// was never: what is there says [Store.Get].
 	Done  bool
 	State wire.TaskState // what the task is now; "" unless Done
+	Kept  *Kept          // of a task that has ended by this write; nil otherwise
 	// Busy, of what is not Done: somebody writes to the task in a transaction that
 	// has not ended, as who commits a result in SQL does. Nothing is known of the
 	// attempt; the same is to be said again in a moment.
 	Busy bool
+}
+
+// Kept is what the store alone knows of a task that has ended, as [Store.Get]
+// returns it.
+type Kept struct {
+	Created, RunAt, Started, Finished time.Time // Started may be zero
+	Fence                             int64
+	Attempt                           int
+	UniqueKey                         string
+	Error                             *wire.TaskError // also of an attempt before the one that committed
 }
 
 // BusyError is an [Store.Insert] that stored nothing, because keys of some of its
@@ -205,18 +216,23 @@ type Store interface {
 	// Beats keeps what is known of running attempts.
 	Beats(ctx context.Context, beats []Beat) error
 	// Adopt makes attempts the owner's that belong to nobody with a lease: their
-	// workers were heard. It returns those that are the owner's now.
+	// workers were heard. It returns those that are the owner's now, without their
+	// inputs: they have been handed out.
 	Adopt(ctx context.Context, o Owner, refs []Ref) ([]Attempt, error)
 	// Orphans makes up to n attempts the owner's that belong to nobody with a lease,
-	// of which nothing was heard.
+	// of which nothing was heard. It returns them as Adopt does.
 	Orphans(ctx context.Context, o Owner, n int) ([]Attempt, error)
+
+	// Owned returns all running attempts that are the owner's.
+	Owned(ctx context.Context, o Owner) ([]Ref, error)
 
 	// Cancel ends a pending task, and has a running one end: within grace by its
 	// worker or by [Store.Kill]. It returns the task as it is then; [ErrState] and
-	// the task where it has ended otherwise.
+	// the task where it has ended otherwise. It is kept for the retention of its name,
+	// for this one where that has none.
 	Cancel(ctx context.Context, id wire.TaskID, grace, retention time.Duration) (*wire.Task, error)
 	// Kill ends up to n tasks whose grace is over, and returns the attempts that are
-	// fenced off by it.
+	// fenced off by it. They are kept as by [Store.Cancel].
 	Kill(ctx context.Context, n int, retention time.Duration) ([]Ref, error)
 	// Takeover fences off the attempt of a running task, which is pending then;
 	// [ErrState] where it does not run.
@@ -229,6 +245,9 @@ type Store interface {
 	// Get returns tasks, in the order of ids; nil for those that are not there. Of
 	// two with one id the greater fence counts.
 	Get(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error)
+	// Peek is Get without what the tasks work on: inputs may be large, and many are
+	// read again and again only for what became of them.
+	Peek(ctx context.Context, ids []wire.TaskID) ([]*wire.Task, error)
 	// Attempt returns a running attempt; nil where it does not run any more.
 	Attempt(ctx context.Context, id wire.TaskID, fence int64) (*Attempt, error)
 	List(ctx context.Context, q Query) ([]wire.Task, error)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -51,6 +52,28 @@ func (p *Postgres) waited(err error) bool {
 type written struct {
 	n     int
 	state wire.TaskState
+	kept  *Kept
+}
+
+// keptColumns are those of a [Kept], of d, tasks that have ended, and noneKept stands
+// for them where there is none.
+const (
+	keptColumns = `d.created_at, d.run_at, d.started_at, now(), d.fence, d.attempt, coalesce(d.unique_key, ''), d.error`
+	noneKept    = `null::timestamptz, null::timestamptz, null::timestamptz, null::timestamptz, 0::bigint, 0, '', null::json`
+)
+
+// scan reads what was written, and whether a task was cancelled by it.
+func (w *written) scan(r pgx.Rows) (cancelled bool, err error) {
+	var created, runAt, started, finished pgtype.Timestamptz
+	var problem []byte
+	var k Kept
+	if err = r.Scan(&w.n, &cancelled, &created, &runAt, &started, &finished, &k.Fence, &k.Attempt, &k.UniqueKey, &problem); err != nil || !created.Valid {
+		return cancelled, err
+	}
+	k.Created, k.RunAt, k.Started, k.Finished = timeOf(created), timeOf(runAt), timeOf(started), timeOf(finished)
+	k.Error, err = problemOf(problem)
+	w.kept = &k
+	return cancelled, err
 }
 
 // write runs a statement that acts on attempts c, whose other columns are more, and
@@ -84,7 +107,7 @@ func (p *Postgres) write(ctx context.Context, operation string, retentions []tim
 		}
 	}
 	for _, w := range all {
-		*out(w.n) = Outcome{Done: true, State: w.state}
+		*out(w.n) = Outcome{Done: true, State: w.state, Kept: w.kept}
 	}
 	if !wary || len(all) == len(c.of) {
 		return nil

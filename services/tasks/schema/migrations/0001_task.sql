@@ -18,7 +18,7 @@ create table fairlead.task (
 	fence       bigint      not null default 0,  -- + 1 whenever an attempt is started or given up
 	owner       bigint      not null default 0,  -- who supervises the attempt; 0: nobody
 	created_at  timestamptz not null default now(),
-	run_at      timestamptz not null default now(),
+	run_at      timestamptz not null default now() check (isfinite(run_at)), -- others count from it
 	started_at  timestamptz,                     -- of the attempt that runs, as the next two
 	deadline    timestamptz,
 	beat_by     timestamptz,                     -- until when its worker has promised to be heard
@@ -196,14 +196,16 @@ begin
 		raise exception 'name: 1-128 bytes of [A-Za-z0-9_-] and dots, each part beginning with a letter' using errcode = '22023';
 	elsif octet_length($2::text) > 524288 then
 		raise exception 'input: at most 512 KB of JSON' using errcode = '22023';
-	elsif octet_length($3) not between 1 and 256 then
-		raise exception 'idempotency_key: 1-256 bytes' using errcode = '22023';
-	elsif octet_length($4) not between 1 and 256 then
-		raise exception 'unique_key: 1-256 bytes' using errcode = '22023';
+	elsif octet_length($3) not between 1 and 256 or $3 ~ '[\u0001-\u001f\u007f]' or $3 like ' %' or $3 like '% ' then
+		raise exception 'idempotency_key: 1-256 bytes, no control characters, and no space at either end' using errcode = '22023';
+	elsif octet_length($4) not between 1 and 256 or $4 ~ '[\u0001-\u001f\u007f]' then
+		raise exception 'unique_key: 1-256 bytes, no control characters' using errcode = '22023';
+	elsif $5 not between '0001-01-01 00:00:00+00' and clock_timestamp() + interval '8784 hours' then
+		raise exception 'run_at: a time, at most a year ahead' using errcode = '22023';
 	elsif $6 is null or $6 not between -100 and 100 then
 		raise exception 'priority: -100 to 100' using errcode = '22023';
-	elsif $7 <= 0 then
-		raise exception 'timeout_ms: above 0' using errcode = '22023';
+	elsif $7 not between 10 and 604800000 then
+		raise exception 'timeout_ms: 10 to 604800000' using errcode = '22023';
 	elsif json_typeof($8) <> 'object' or octet_length($8::text) > 4096 then
 		raise exception 'metadata: an object of at most 4 KB' using errcode = '22023';
 	end if;
@@ -241,7 +243,7 @@ end $$;
 
 -- complete commits the result of an attempt in the caller's transaction: with it
 -- what the worker wrote becomes lasting, or nothing does. Where the attempt was
--- given up it raises FL001.
+-- given up it raises FL001, where it was committed before FL002.
 -- +goose StatementBegin
 create function fairlead.complete(id uuid, fence bigint, result json default 'null') returns void language plpgsql as $$
 #variable_conflict use_column
@@ -250,7 +252,9 @@ declare
 	ends timestamptz;
 begin
 	delete from fairlead.task t where t.id = $1 and t.fence = $2 and t.state + 0 = 1 returning t.* into gone;
-	if not found then
+	if not found and exists (select from fairlead.task_done d where d.id = $1 and d.fence = $2 and d.state = 2) then
+		raise exception 'the attempt was committed before' using errcode = 'FL002', detail = format('task %s, fence %s', $1, $2);
+	elsif not found then
 		raise exception 'the attempt was given up' using errcode = 'FL001', detail = format('task %s, fence %s', $1, $2);
 	elsif octet_length($3::text) > 524288 then
 		raise exception 'result: at most 512 KB of JSON' using errcode = '22023';
