@@ -100,7 +100,7 @@ func testIdempotencyKey(t *testing.T, r *rig) {
 	}
 	again("running", attempt().ID)
 	r.end(End{Ref: Ref{ID: id, Fence: 1}, State: wire.TaskFailed})
-	id = anew("after it failed")
+	anew("after it failed")
 	r.end(End{Ref: attempt(), State: wire.TaskDead})
 	id = anew("after it died")
 	must[*wire.Task](r)(r.Cancel(t.Context(), id, 0, kept))
