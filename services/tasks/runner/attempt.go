@@ -24,6 +24,8 @@ type attempt struct {
 	asked   time.Time // when the task was, of one that it begins with
 	// adopted: another replica handed it to its worker, or died before it could.
 	adopted bool
+	// probe: perhaps nobody takes it. That it runs is told when its worker is heard.
+	probe bool
 	// links is how often the connection had been made anew when the attempt was sent:
 	// what its worker said in between was not heard.
 	links uint64

@@ -32,6 +32,9 @@ func (r *Runner) beat(s said) bool {
 	}
 	if first {
 		r.claimFor(a.Name, r.lanes.heard(a.Name, false))
+		if a.probe {
+			r.tellRunning(a)
+		}
 	}
 	if s.sign.lease > 0 {
 		r.sooner()

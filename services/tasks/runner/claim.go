@@ -63,7 +63,7 @@ func (r *Runner) claim(ctx context.Context, name string) {
 		r.lanes.claimed(name, n, 0, true, time.Now())
 		return
 	}
-	p := r.policies.of(name)
+	p, probe := r.policies.of(name), r.lanes.isParked(name)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.OwnerLease/2)
 	defer cancel()
 	got, err := r.store.Claim(bounded, owner, name, n, p.Concurrency, p.Timeout)
@@ -73,6 +73,7 @@ func (r *Runner) claim(ctx context.Context, name string) {
 	attempts := make([]*attempt, len(got))
 	for i := range got {
 		attempts[i] = r.newAttempt(got[i], owner)
+		attempts[i].probe = probe
 	}
 	again := r.lanes.claimed(name, n, len(got), err != nil, time.Now())
 	r.lanes.asked(name, n, err != nil, time.Now())

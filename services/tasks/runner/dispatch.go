@@ -86,7 +86,9 @@ func (r *Runner) dispatch(m *message, a *attempt) error {
 		return err
 	}
 	r.metrics.started(a)
-	r.tellRunning(a)
+	if !a.probe {
+		r.tellRunning(a)
+	}
 	return nil
 }
 

@@ -256,6 +256,14 @@ func (ls *lanes) bounced(name string, now time.Time) {
 	ls.parked[name] = l
 }
 
+// isParked reports whether nobody took an attempt of the name, as far as is known.
+func (ls *lanes) isParked(name string) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l := ls.byName[name]
+	return l != nil && l.parked > 0
+}
+
 // unpark notes that somebody may be there.
 func (ls *lanes) unpark(l *lane) {
 	l.parked, l.probed = 0, time.Time{}

@@ -196,12 +196,22 @@ func TestAFailureIsTriedAgainAsItsWorkerAndThePolicySay(t *testing.T) {
 func TestNoWorkerBurnsNoAttemptAndDoesNotSpin(t *testing.T) {
 	r := newRig(t)
 	p := r.replica()
+	running, err := r.nc.SubscribeSync("fl.event.task.running.nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
 	ids := []wire.TaskID{r.enqueue(p, "nobody")}
 	eventually(t, "the name to be parked", func() bool { _, parked := p.lanes.counts(); return parked == 1 })
 	for range 4 {
 		ids = append(ids, r.enqueue(p, "nobody"))
 	}
 	eventually(t, "two probes", func() bool { return p.metrics.unserved.Load() == 3 })
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if told, _, _ := running.Pending(); told > 1 { // before it was known that nobody is there
+		t.Errorf("it was told %d times that a task runs that nobody took", told)
+	}
 	if got := p.tap.count("Claim"); got != 2 {
 		t.Errorf("%d claims while nobody was there, want 2: one for each probe", got)
 	}

@@ -149,7 +149,10 @@ func (r *Runner) Takeover(ctx context.Context, id wire.TaskID) (*wire.Task, erro
 func refused(task *wire.Task, err error) error {
 	if errors.Is(err, store.ErrState) {
 		e := wire.Errorf(wire.FailedPrecondition, "the task is not in a state for that")
-		if task != nil {
+		switch {
+		case task != nil && task.State == wire.TaskRunning && task.CancelAsked:
+			e = wire.Errorf(wire.FailedPrecondition, "the task is being cancelled").With("state", string(task.State))
+		case task != nil:
 			e = wire.Errorf(wire.FailedPrecondition, "the task is %s", task.State).With("state", string(task.State))
 		}
 		return e
