@@ -25,6 +25,15 @@ type taskStack struct {
 	replicas []*process
 }
 
+// of is the stack as one of several tests sees it that share it, with a connection
+// of its own.
+func (s *taskStack) of(t *testing.T) *taskStack {
+	one, shared := *s, *s.stack
+	shared.t, one.stack = t, &shared
+	one.nc = one.worker()
+	return &one
+}
+
 // startTasks starts so many replicas, and waits until all answer.
 func startTasks(t *testing.T, replicas int, env ...string) *taskStack {
 	t.Helper()

@@ -35,11 +35,8 @@ func TestTasksInGo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			one := *s
-			stack := *s.stack
-			stack.t, one.t, one.stack = t, t, &stack
-			one.nc = one.worker()
-			test(t, &one, sdk(t, one.nc))
+			one := s.of(t)
+			test(t, one, sdk(t, one.nc))
 		})
 	}
 }

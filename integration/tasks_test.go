@@ -41,11 +41,8 @@ func TestTasks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			one := *s
-			stack := *s.stack
-			stack.t, one.t, one.stack = t, t, &stack
-			one.nc = one.worker()
-			test(t, &one)
+			one := s.of(t)
+			test(t, one)
 		})
 	}
 }
