@@ -145,6 +145,14 @@ func TestTheArchiveIsAway(t *testing.T) {
 
 	must(t, s.pg.Restart())
 	s.copied(61)
+	eventually(t, "each replica asks Postgres again", func() (any, bool) {
+		for range 20 { // whichever is asked
+			if _, err := history(t, ann, topic, positions[3]); err != nil {
+				return err, false
+			}
+		}
+		return nil, true
+	})
 	if got, _ := all(t, ann, topic); !slices.Equal(got, count(0, 61)) {
 		t.Errorf("afterwards: got %v", got)
 	}
