@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/fairlead-io/fairlead/internal/bus"
@@ -51,6 +52,19 @@ func (p process) name() string {
 // telemetryWait bounds how long the last spans and metrics may take to leave.
 const telemetryWait = 3 * time.Second
 
+// tasksGC is GOGC of a process that runs tasks and serves no connections.
+const tasksGC = 400
+
+// collectLess has the garbage of a process that runs tasks collected less often. It
+// keeps a few megabytes and makes a hundred a second: with Go's default a collection
+// would be due many times a second, and each takes a share of all cores. Who sets
+// GOGC has the last word, and so has a memory limit.
+func collectLess(p process) {
+	if _, set := os.LookupEnv("GOGC"); p.tasks && !p.gateway && !set {
+		debug.SetGCPercent(tasksGC)
+	}
+}
+
 // serve runs services and what is around them until ctx is done. The gateway
 // ends first: its clients may need the others until the last one has left.
 func serve(ctx context.Context, env *Env, cfg *config, p process) error {
@@ -68,6 +82,7 @@ func serve(ctx context.Context, env *Env, cfg *config, p process) error {
 		}
 	}()
 	log := tel.Log
+	collectLess(p)
 	for _, line := range unknownVariables(os.Environ()) {
 		log.Warn("unknown variable", "variable", line)
 	}

@@ -127,8 +127,11 @@ func (o *ownTasks) ask(ctx context.Context, nc *nats.Conn, endpoint string, req,
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+	}
 	msg, err := nc.RequestWithContext(ctx, siteNamespace.Svc("tasks", endpoint), body)
 	if err != nil {
 		return fmt.Errorf("tasks.%s: %w", endpoint, err)
@@ -144,6 +147,8 @@ func (o *ownTasks) ask(ctx context.Context, nc *nats.Conn, endpoint string, req,
 
 // store stores n tasks by so many callers.
 func (o *ownTasks) store(ctx context.Context, callers, n int) error {
+	ctx, done := context.WithTimeout(ctx, taskPatience) // one for all: each of its own costs as much as a request
+	defer done()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64

@@ -28,7 +28,8 @@ type Endpoint struct {
 	Everyone bool
 
 	work           func(ctx context.Context, request []byte) (reply []byte, err error)
-	request, reply string // JSON schemas
+	begin          func(ctx context.Context, request []byte, answer func(reply []byte, err error)) // instead of work
+	request, reply string                                                                          // JSON schemas
 }
 
 // Handle makes an endpoint of an ordinary function. The request is decoded from
@@ -53,6 +54,36 @@ func Handle[Req, Rep any](name, subject string, fn func(context.Context, Req) (R
 				return nil, err
 			}
 			return encode(rep)
+		},
+	}
+}
+
+// HandleLater makes an endpoint whose work goes on after its function has returned,
+// such as what is written together with others: no goroutine waits for each request.
+// fn begins the work and calls answer when it is done, from anywhere; only the first
+// call counts. fn is called by one goroutine and must not block. ctx carries the
+// caller's trace and no deadline: who was not answered by then is told
+// DEADLINE_EXCEEDED a moment later, whatever the work does. Otherwise it is like
+// [Handle].
+func HandleLater[Req, Rep any](name, subject string, fn func(ctx context.Context, req Req, answer func(Rep, error))) Endpoint {
+	return Endpoint{
+		Name:    name,
+		Subject: subject,
+		request: schema(reflect.TypeFor[Req]()),
+		reply:   schema(reflect.TypeFor[Rep]()),
+		begin: func(ctx context.Context, data []byte, answer func([]byte, error)) {
+			var req Req
+			if err := decode(data, &req); err != nil {
+				answer(nil, err)
+				return
+			}
+			fn(ctx, req, func(rep Rep, err error) {
+				if err != nil {
+					answer(nil, err)
+					return
+				}
+				answer(encode(rep))
+			})
 		},
 	}
 }

@@ -25,6 +25,7 @@ type served struct {
 	tracer trace.Tracer
 	attrs  []attribute.KeyValue
 	slots  chan struct{} // one element per request being worked on
+	later  laters        // those whose work goes on by itself
 
 	mu    sync.Mutex // guards stats
 	stats micro.EndpointStats
@@ -57,6 +58,10 @@ func (e *served) dispatch(msg *nats.Msg) {
 		e.fail(msg, started, err)
 		return
 	}
+	if e.begin != nil {
+		e.start(msg, started)
+		return
+	}
 	e.s.working.Go(func() { e.serve(msg, started) })
 }
 
@@ -69,6 +74,11 @@ func (e *served) serve(msg *nats.Msg, started time.Time) {
 
 	reply, err := e.run(ctx, msg.Data)
 	<-e.slots // before the answer: whoever gets it may ask again at once
+	e.answer(ctx, span, msg, started, reply, err)
+}
+
+// answer tells the caller what became of a request.
+func (e *served) answer(ctx context.Context, span trace.Span, msg *nats.Msg, started time.Time, reply []byte, err error) {
 	if err != nil {
 		coded := e.border(ctx, err)
 		if coded.Code == wire.Internal {
@@ -123,11 +133,16 @@ func (e *served) run(ctx context.Context, data []byte) (reply []byte, err error)
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			e.s.log.ErrorContext(ctx, "endpoint panicked", "endpoint", e.Name, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
-			reply, err = nil, wire.Errorf(wire.Internal, "internal error")
+			reply, err = nil, e.panicked(ctx, r)
 		}
 	}()
 	return e.work(ctx, data)
+}
+
+// panicked logs what was recovered, and is what the caller is told of it.
+func (e *served) panicked(ctx context.Context, r any) error {
+	e.s.log.ErrorContext(ctx, "endpoint panicked", "endpoint", e.Name, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
+	return wire.Errorf(wire.Internal, "internal error")
 }
 
 // border turns an error into one that may leave the process, and logs what the

@@ -151,8 +151,8 @@ func (s *Served) subscribe(cfg ServeConfig, endpoints []Endpoint) error {
 			return fmt.Errorf("endpoint %q: the name must be of [A-Za-z0-9_.-]", e.Name)
 		case names[name]:
 			return fmt.Errorf("endpoint %q: the name is taken", e.Name)
-		case e.work == nil:
-			return fmt.Errorf("endpoint %q: must be made by Handle", e.Name)
+		case e.work == nil && e.begin == nil:
+			return fmt.Errorf("endpoint %q: must be made by Handle or HandleLater", e.Name)
 		}
 		names[name] = true
 		e.Name = name

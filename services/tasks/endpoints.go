@@ -36,7 +36,7 @@ func (s *Service) endpoints() []bus.Endpoint {
 	return append([]bus.Endpoint{
 		run, await, list, counts, hello,
 		bus.Handle("register", at("register"), s.Register),
-		bus.Handle("enqueue", at("enqueue"), s.Enqueue),
+		bus.HandleLater("enqueue", at("enqueue"), s.Enqueue),
 		bus.Handle("get", at("get"), s.Get),
 		bus.Handle("cancel", at("cancel"), s.Cancel),
 		bus.Handle("retry", at("retry"), s.Retry),

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/tasks/store"
@@ -19,28 +20,37 @@ func (s *Service) Register(ctx context.Context, req wire.TaskRegister) (struct{}
 	return struct{}{}, s.runner.Register(ctx, p)
 }
 
-// Enqueue stores a task, or finds the one that a key makes it.
-func (s *Service) Enqueue(ctx context.Context, req wire.TaskEnqueue) (wire.TaskEnqueued, error) {
-	done, err := s.enqueue(ctx, &req)
+// Enqueue stores a task, or finds the one that a key makes it. answer is called when
+// that is committed: many wait for the same write.
+func (s *Service) Enqueue(ctx context.Context, req wire.TaskEnqueue, answer func(wire.TaskEnqueued, error)) {
+	n, err := newTask(ctx, &req)
 	if err != nil {
-		return wire.TaskEnqueued{}, err
+		answer(wire.TaskEnqueued{}, err)
+		return
 	}
-	return wire.TaskEnqueued{ID: done.ID.String(), Existing: done.Existing}, nil
+	s.runner.EnqueueThen(n, func(done store.Inserted, err error) {
+		if err != nil {
+			answer(wire.TaskEnqueued{}, err)
+			return
+		}
+		answer(wire.TaskEnqueued{ID: done.ID.String(), Existing: done.Existing}, nil)
+	})
 }
 
-func (s *Service) enqueue(ctx context.Context, req *wire.TaskEnqueue) (store.Inserted, error) {
+// newTask is the task that a request asks for.
+func newTask(ctx context.Context, req *wire.TaskEnqueue) (store.New, error) {
 	now := time.Now() // in the id alone, and of a bound of a year
 	n, err := checkEnqueue(req, wire.NewTaskID(now), now)
-	if err != nil {
-		return store.Inserted{}, err
-	}
 	n.Trace = traceparent(ctx)
-	return s.runner.Enqueue(ctx, n)
+	return n, err
 }
 
 // traceparent is the trace of a request as its attempts continue it, "" without
 // one.
 func traceparent(ctx context.Context) string {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return ""
+	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	return carrier["traceparent"]
@@ -54,7 +64,11 @@ func (s *Service) RunTask(ctx context.Context, req wire.TaskRun) (*wire.Task, er
 		return nil, err
 	}
 	began := time.Now()
-	done, err := s.enqueue(ctx, &req.TaskEnqueue)
+	n, err := newTask(ctx, &req.TaskEnqueue)
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.runner.Enqueue(ctx, n)
 	if err != nil {
 		return nil, err
 	}

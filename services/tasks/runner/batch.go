@@ -17,9 +17,13 @@ const (
 	mostBytes = 8 << 20
 	// mostWaiting bounds the bytes of what waits, and is being written.
 	mostWaiting = 256 << 20
-	// flushers is how many statements of a kind are under way at a time: while one
-	// waits for the disk, the next is collected and sent.
-	flushers = 2
+	// flushers is how many statements of a kind are under way at a time. The second
+	// begins where a statement of its own pays: for so many rows as besides, or when
+	// the first takes longer than slowWrite. Two small ones cost Postgres more than one
+	// a moment later.
+	flushers  = 2
+	besides   = 128
+	slowWrite = 20 * time.Millisecond
 
 	retryFirst, retryMost = 50 * time.Millisecond, time.Second
 	// laterBy is when what can't be written now, though the others can, is tried again.
@@ -48,6 +52,8 @@ type batch[T any] struct {
 	busy    int // of items that are being written
 	bytes   int // of those, and of what waits
 	closed  bool
+	writing int       // writes under way
+	began   time.Time // when the last of them began
 	written int64
 	writes  int64
 }
@@ -72,9 +78,17 @@ func (b *batch[T]) add(item T) bool {
 	}
 	b.waiting = append(b.waiting, item)
 	b.bytes += bytes
+	idle := !b.withheld()
 	b.mu.Unlock()
-	b.nudge()
+	if idle {
+		b.nudge()
+	}
 	return true
+}
+
+// withheld reports whether what waits is left to who is writing already.
+func (b *batch[T]) withheld() bool {
+	return b.writing > 0 && len(b.waiting)-b.head < besides && time.Since(b.began) < slowWrite
 }
 
 // postpone has an item of a write written in a while, whatever waits before it.
@@ -137,10 +151,13 @@ func (b *batch[T]) fits(items []T) int {
 	return len(items)
 }
 
-// take moves what is written next to into.
+// take moves what is written next to into: nothing where that is somebody else's.
 func (b *batch[T]) take(into []T) []T {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.withheld() && !b.closed {
+		return into
+	}
 	n := b.fits(b.waiting[b.head:][:min(len(b.waiting)-b.head, b.most)])
 	into = append(into, b.waiting[b.head:b.head+n]...)
 	clear(b.waiting[b.head : b.head+n])
@@ -153,6 +170,10 @@ func (b *batch[T]) take(into []T) []T {
 		b.waiting, b.head = b.waiting[:rest], 0
 	}
 	b.busy += n
+	if n > 0 {
+		b.writing++
+		b.began = time.Now()
+	}
 	return into
 }
 
@@ -163,6 +184,7 @@ func (b *batch[T]) settle(n, bytes int, again []T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.busy -= n
+	b.writing--
 	b.bytes -= bytes - b.weigh(again...)
 	if len(again) == 0 {
 		b.written += int64(n)
@@ -188,7 +210,9 @@ func (b *batch[T]) run(ctx context.Context) {
 			continue
 		}
 		bytes := b.weigh(items...) // whoever waits for an item may have it again after
+		slow := time.AfterFunc(slowWrite, b.nudge)
 		again, err := b.flush(ctx, items)
+		slow.Stop()
 		if ctx.Err() == nil {
 			b.report(err, time.Now())
 		}
@@ -199,6 +223,7 @@ func (b *batch[T]) run(ctx context.Context) {
 			pause = retryFirst
 			continue
 		}
+		b.nudge() // others write what was left to this one
 		if clock.Sleep(ctx, pause) != nil {
 			return
 		}

@@ -13,7 +13,8 @@ import (
 // quiet is a log of which nothing is wanted.
 var quiet = slog.New(slog.DiscardHandler)
 
-// While a write is under way what comes is collected, and goes with the next one.
+// While a write is under way what comes is collected, and goes with the next one:
+// soon where the first is slow, or where much has come.
 func TestABatchIsWhatCameMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -34,6 +35,12 @@ func TestABatchIsWhatCameMeanwhile(t *testing.T) {
 		synctest.Wait()
 		b.add(0)
 		synctest.Wait()
+		mu.Lock()
+		if len(sizes) != 1 {
+			t.Errorf("writes of %d: two small ones at a time", sizes)
+		}
+		mu.Unlock()
+		time.Sleep(2 * slowWrite)
 		for range 2500 {
 			b.add(0)
 		}

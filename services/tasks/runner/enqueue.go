@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -13,20 +12,13 @@ import (
 	"github.com/fairlead-io/fairlead/services/tasks/store"
 )
 
-// insertion is a task that is to be stored, and who waits for that.
+// insertion is a task that is to be stored, and who is told that it was.
 type insertion struct {
 	task     store.New
 	reserved bool // a place of its lane is kept for it
 	at       time.Time
-	done     chan inserted
+	tell     func(store.Inserted, error)
 }
-
-type inserted struct {
-	store.Inserted
-	err error
-}
-
-var insertions = sync.Pool{New: func() any { return &insertion{done: make(chan inserted, 1)} }}
 
 // Enqueue stores a task, and begins it at once where there is a place for it. It
 // returns when that is committed. Errors are *wire.Error: INVALID_ARGUMENT,
@@ -34,29 +26,37 @@ var insertions = sync.Pool{New: func() any { return &insertion{done: make(chan i
 // answer: whether the task was stored is not known then, unless `details.outcome`
 // is "none".
 func (r *Runner) Enqueue(ctx context.Context, task store.New) (store.Inserted, error) {
-	if err := check(&task); err != nil {
-		return store.Inserted{}, err
+	type inserted struct {
+		store.Inserted
+		err error
 	}
-	in := insertions.Get().(*insertion)
-	in.task, in.at = task, time.Now()
+	done := make(chan inserted, 1)
+	r.EnqueueThen(task, func(in store.Inserted, err error) { done <- inserted{in, err} })
+	select {
+	case out := <-done:
+		return out.Inserted, out.err
+	case <-ctx.Done():
+		return store.Inserted{}, wire.AsError(ctx.Err())
+	}
+}
+
+// EnqueueThen is [Runner.Enqueue] without waiting: tell is called once, when the
+// task is committed or an error is known. It must not block.
+func (r *Runner) EnqueueThen(task store.New, tell func(store.Inserted, error)) {
+	if err := check(&task); err != nil {
+		tell(store.Inserted{}, err)
+		return
+	}
+	in := &insertion{task: task, at: time.Now(), tell: tell}
 	in.reserved = r.claimsAtOnce(&task)
 	switch {
 	case r.inserts.add(in):
 	case r.stopped.Load():
-		_, _ = r.insert(ctx, []*insertion{in}) // who waits is told
+		_, _ = r.insert(context.Background(), []*insertion{in}) // who waits is told
 	default:
 		r.giveUpPlace(in)
-		insertions.Put(in)
 		r.metrics.exhausted.Add(1)
-		return store.Inserted{}, &wire.Error{Code: wire.ResourceExhausted, Message: "too many tasks wait to be stored", RetryAfter: 250 * time.Millisecond}
-	}
-	select {
-	case out := <-in.done:
-		in.task = store.New{}
-		insertions.Put(in)
-		return out.Inserted, out.err
-	case <-ctx.Done():
-		return store.Inserted{}, wire.AsError(ctx.Err())
+		tell(store.Inserted{}, &wire.Error{Code: wire.ResourceExhausted, Message: "too many tasks wait to be stored", RetryAfter: 250 * time.Millisecond})
 	}
 }
 
@@ -135,7 +135,7 @@ func (r *Runner) refuseBusy(items []*insertion, busy *store.BusyError) (rest []*
 			continue
 		}
 		r.giveUpPlace(in)
-		in.done <- inserted{err: away(busy)}
+		in.tell(store.Inserted{}, away(busy))
 	}
 	return rest
 }
@@ -185,7 +185,7 @@ func (r *Runner) insertAll(ctx context.Context, items []*insertion) error {
 	}
 	r.start(attempts, owner)
 	for i, in := range items {
-		in.done <- inserted{Inserted: got[i]}
+		in.tell(got[i], nil)
 	}
 	return nil
 }
@@ -203,7 +203,7 @@ func (r *Runner) notInserted(owner store.Owner, items []*insertion, doubtful boo
 			r.queueBack(&ending{a: a, back: store.Back{Ref: store.Ref{ID: a.ID, Fence: a.Fence}, Unstarted: true}})
 		}
 		r.giveUpPlace(in)
-		in.done <- inserted{err: err}
+		in.tell(store.Inserted{}, err)
 	}
 }
 

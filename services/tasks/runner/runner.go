@@ -213,7 +213,7 @@ func (r *Runner) handOver(ctx context.Context, subs subscriptions) {
 // refuseRest answers who still waits for a flusher.
 func (r *Runner) refuseRest() {
 	for _, in := range r.inserts.close() {
-		in.done <- inserted{err: errStops}
+		in.tell(store.Inserted{}, errStops)
 	}
 	for _, x := range r.looks.close() {
 		r.answer(x.from, errStops)
