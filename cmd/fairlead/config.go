@@ -29,13 +29,15 @@ const envPrefix = "FAIRLEAD_"
 // config is what the environment says of a process. Only this package reads
 // the environment.
 type config struct {
-	Namespace  wire.Namespace `env:"NAMESPACE, default=fl" help:"first token of every subject, prefix of every bucket and stream"`
-	NATS       natsConfig     `env:", prefix=NATS_"`
-	AdminAddr  string         `env:"ADMIN_ADDR, default=:9090" help:"every service: /metrics /healthz /readyz /version, and pprof for loopback; off = no listener"`
-	TopicsFile string         `env:"TOPICS_FILE" help:"rules file; put into the bucket that every process follows. Without it: what the bucket holds, else the built-in rules"`
-	Demo       bool           `env:"DEMO, default=false" help:"serve the demo page at /demo; on in dev, which also hands out tokens for it"`
-	LogLevel   string         `env:"LOG_LEVEL, default=info" help:"debug, info, warn or error"`
-	LogFormat  string         `env:"LOG_FORMAT" help:"text or json; text on a terminal, else json"`
+	Namespace    wire.Namespace `env:"NAMESPACE, default=fl" help:"first token of every subject, prefix of every bucket and stream"`
+	NATS         natsConfig     `env:", prefix=NATS_"`
+	AdminAddr    string         `env:"ADMIN_ADDR, default=:9090" help:"every service: /metrics /healthz /readyz /version, and pprof for loopback; off = no listener"`
+	TopicsFile   string         `env:"TOPICS_FILE" help:"rules file; put into the bucket that every process follows. Without it: what the bucket holds, else the built-in rules"`
+	Demo         bool           `env:"DEMO, default=false" help:"serve the demo page at /demo; on in dev, which also hands out tokens for it"`
+	DemoURL      string         `env:"DEMO_URL" help:"fairlead demo: where browsers find its page, such as http://127.0.0.1:8080/demo; it answers to this host name beside addresses and localhost"`
+	DemoTerminal string         `env:"DEMO_TERMINAL" help:"fairlead demo: what the page says to run in a terminal before its nats commands; it is shown to everybody"`
+	LogLevel     string         `env:"LOG_LEVEL, default=info" help:"debug, info, warn or error"`
+	LogFormat    string         `env:"LOG_FORMAT" help:"text or json; text on a terminal, else json"`
 	// Postgres is asked for nothing unless tasks, or a rule, need it.
 	Postgres  string `env:"POSTGRES_URL" help:"where tasks are kept, and the copy of rules with archive: postgres://user:password@host/database" secret:"true"`
 	Gateway   gateway.Config
@@ -54,6 +56,7 @@ type natsConfig struct {
 	TLSKey        string   `env:"TLS_KEY" help:"its key (PEM)"`
 	Replicas      int      `env:"REPLICAS, default=1" help:"replicas of streams and buckets; 3 in a cluster"`
 	ReplyPrefixes []string `env:"REPLY_PREFIXES" help:"prefixes beside _INBOX under which replies may be published, by comma"`
+	InboxPrefix   string   `env:"INBOX_PREFIX" help:"inboxes of the tools and of fairlead demo, such as _INBOX_worker, where NATS lets them have no others; services use _INBOX"`
 }
 
 func (c natsConfig) bus() bus.Config {

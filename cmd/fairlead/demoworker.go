@@ -12,8 +12,8 @@ import (
 	"github.com/fairlead-io/fairlead/pkg/fairlead"
 )
 
-// DemoWorkerCmd is the worker of tasks that `fairlead dev` starts for the demo page
-// to kill. Nobody else has a use for it, so that help hides it.
+// DemoWorkerCmd is the worker of tasks that `fairlead dev` and `fairlead demo`
+// start for the demo page to kill. Nobody else has a use for it, so that help hides it.
 type DemoWorkerCmd struct{}
 
 // Run works on the page's tasks, and ends when its standard input does: the
@@ -48,10 +48,15 @@ func demoTasks(env *Env, natsURL, off string) demo.TaskOptions {
 	case err != nil:
 		return demo.TaskOptions{Off: "off: no worker can be started"}
 	}
-	vars := demoVariables(envPrefix + "NATS_URL=" + natsURL)
-	return demo.TaskOptions{Renderer: demo.NewRenderer(func() *exec.Cmd {
+	return demo.TaskOptions{Renderer: demoRenderer(env, program, demoVariables(envPrefix+"NATS_URL="+natsURL), slog.New(slog.NewTextHandler(env.Stderr, nil)))}
+}
+
+// demoRenderer returns the worker of the page's tasks: this program again, in an
+// environment of its own.
+func demoRenderer(env *Env, program string, vars []string, log *slog.Logger) *demo.Renderer {
+	return demo.NewRenderer(func() *exec.Cmd {
 		process := exec.Command(program, "demo-worker")
 		process.Env, process.Stderr = vars, env.Stderr
 		return process
-	}, slog.New(slog.NewTextHandler(env.Stderr, nil)))}
+	}, log)
 }

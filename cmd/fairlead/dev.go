@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,17 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
-	"github.com/fairlead-io/fairlead/clients/js"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/demo"
 	"github.com/fairlead-io/fairlead/internal/bus"
 	"github.com/fairlead-io/fairlead/internal/natsdev"
 	"github.com/fairlead-io/fairlead/internal/rules"
 	"github.com/fairlead-io/fairlead/pkg/fairlead"
-	"github.com/fairlead-io/fairlead/pkg/wire"
 	"github.com/fairlead-io/fairlead/services/gateway/auth"
 )
 
@@ -48,10 +42,6 @@ var devDefaults = map[string]string{
 	"LIMIT_FRAMES_PER_SECOND": "0",
 	"DRAIN_WINDOW":            "2s",
 }
-
-// devTokenLife is how long the token that dev prints, and those of the demo
-// page, are valid.
-const devTokenLife = 24 * time.Hour
 
 // Run serves until ctx is done, then drains and stops the NATS server last.
 func (c *DevCmd) Run(ctx context.Context, env *Env) error {
@@ -102,8 +92,13 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 		if tasks.Renderer != nil {
 			defer tasks.Renderer.Close()
 		}
-		worker, err := demo.StartWorker(server.InProcess(), fairlead.Options{Namespace: cfg.Namespace, ReplyPrefixes: cfg.NATS.ReplyPrefixes}, tasks,
-			slog.New(slog.NewTextHandler(env.Stderr, nil)))
+		log := slog.New(slog.NewTextHandler(env.Stderr, nil))
+		nc, err := bus.Connect(ctx, bus.Config{InProcess: server.InProcess(), Name: "fairlead demo"}, demoHooks(log))
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		worker, err := demo.StartWorker(nc, fairlead.Options{Namespace: cfg.Namespace, ReplyPrefixes: cfg.NATS.ReplyPrefixes, Log: log}, tasks)
 		if err != nil {
 			return err
 		}
@@ -115,12 +110,12 @@ func (c *DevCmd) Run(ctx context.Context, env *Env) error {
 		http: listener,
 		mount: func(mux *http.ServeMux) {
 			if cfg.Demo {
-				mountDemo(mux, secret, cfg)
+				mountDemo(mux, secret, cfg, nil)
 				if second != nil {
 					second.Mount(mux)
 				}
 				if tasks.Renderer != nil {
-					tasks.Renderer.Mount(mux)
+					tasks.Renderer.Mount(mux, false)
 				}
 			}
 		},
@@ -167,45 +162,6 @@ func devSecret(cfg *config, dir string) ([]byte, error) {
 	}
 	a.JWTSecret = string(secret)
 	return secret, nil
-}
-
-// mountDemo serves the demo page, the client that it uses, and tokens for its
-// two users.
-func mountDemo(mux *http.ServeMux, secret []byte, cfg *config) {
-	mux.Handle("GET /fairlead.js", js.Handler())
-	mux.Handle("GET /fairlead/", js.Handler())
-	mux.Handle("GET /demo", demo.Handler())
-	mux.Handle("GET /demo/", demo.Handler())
-	mux.HandleFunc("GET /demo/token", func(w http.ResponseWriter, r *http.Request) {
-		user := r.URL.Query().Get("user")
-		if err := wire.CheckUser(user); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		token, err := mint(secret, cfg, user)
-		if err != nil {
-			http.Error(w, "no tokens here: "+err.Error(), http.StatusNotFound)
-			return
-		}
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Header().Set("Cache-Control", "no-store")
-		fmt.Fprint(w, token)
-	})
-}
-
-func mint(secret []byte, cfg *config, user string) (string, error) {
-	if secret == nil {
-		return "", errors.New("they are handed out by fairlead dev only, where it has the secret that signs them")
-	}
-	now := time.Now()
-	life := min(devTokenLife, cfg.Gateway.Auth.MaxAge)
-	first, size := utf8.DecodeRuneInString(user)
-	info, err := json.Marshal(map[string]string{"name": string(unicode.ToUpper(first)) + user[size:]})
-	if err != nil {
-		return "", fmt.Errorf("mint token: %w", err)
-	}
-	return auth.Mint(secret, auth.Claims{User: user, Issuer: cfg.Gateway.Auth.Issuer, Audience: cfg.Gateway.Auth.Audience,
-		IssuedAt: now, ExpiresAt: now.Add(life), Info: info})
 }
 
 // welcome says where everything is, once it is there.

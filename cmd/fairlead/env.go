@@ -37,7 +37,7 @@ func newEnv(stdin io.Reader, stdout, stderr io.Writer) *Env {
 	env.Namespace, env.Replicas = string(cfg.Namespace), cfg.NATS.Replicas
 	env.Connect = func(ctx context.Context) (*nats.Conn, error) {
 		natsConfig := cfg.NATS.bus()
-		natsConfig.Name = "fairlead cli"
+		natsConfig.Name, natsConfig.InboxPrefix = "fairlead cli", cfg.NATS.InboxPrefix
 		nc, err := bus.Connect(ctx, natsConfig, bus.Hooks{})
 		var invalid *bus.ConfigError
 		if errors.As(err, &invalid) {

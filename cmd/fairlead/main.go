@@ -35,6 +35,7 @@ type cli struct {
 	Rules   RulesCmd   `cmd:"" help:"Check, apply and explain the rules of topics."`
 	Bench   BenchCmd   `cmd:"" help:"Measure a gateway on this machine."`
 	Health  HealthCmd  `cmd:"" help:"Ask a process whether it is well; for container healthchecks."`
+	Demo    DemoCmd    `cmd:"" help:"Serve the demo page beside gateways that run elsewhere, with tokens for whoever asks."`
 	Version VersionCmd `cmd:"" help:"Print the version."`
 
 	DemoGateway DemoGatewayCmd `cmd:"" hidden:""`

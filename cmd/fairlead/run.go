@@ -45,7 +45,7 @@ func (c *RunCmd) Run(ctx context.Context, env *Env) error {
 		p.tasks = p.tasks || name == "tasks" || name == "all" && cfg.Postgres != ""
 	}
 	if cfg.Demo {
-		p.mount = func(mux *http.ServeMux) { mountDemo(mux, nil, cfg) } // without tokens: who calls for them is unknown
+		p.mount = func(mux *http.ServeMux) { mountDemo(mux, nil, cfg, nil) } // without tokens: who calls for them is unknown
 	}
 	if !p.tasks && slices.Contains(c.Services, "all") {
 		p.off = "tasks are off: FAIRLEAD_POSTGRES_URL says where they are to be kept"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,10 @@ import (
 type VersionCmd struct {
 	JSON bool `name:"json" help:"Print JSON."`
 }
+
+// release names what an image holds, whose build knows no revision:
+// -ldflags "-X main.release=v1.2.3".
+var release string
 
 // build is what the Go tool recorded in the binary.
 type build struct {
@@ -42,12 +47,12 @@ func (c *VersionCmd) Run(_ context.Context, env *Env) error {
 }
 
 func readBuild() build {
-	b := build{Version: "dev", Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	b := build{Version: cmp.Or(release, "dev"), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
 	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
+	if v := info.Main.Version; v != "" && v != "(devel)" && release == "" {
 		b.Version = v
 	}
 	for _, s := range info.Settings {

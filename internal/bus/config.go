@@ -20,6 +20,7 @@ const (
 	varTLSCert = "FAIRLEAD_NATS_TLS_CERT"
 	varTLSKey  = "FAIRLEAD_NATS_TLS_KEY"
 	varReply   = "FAIRLEAD_NATS_REPLY_PREFIXES"
+	varInbox   = "FAIRLEAD_NATS_INBOX_PREFIX"
 )
 
 // Config says where NATS is and who we are there.
@@ -40,6 +41,9 @@ type Config struct {
 	// ReplyPrefixes are prefixes beside _INBOX under which replies may be
 	// published; see [Guard].
 	ReplyPrefixes []string
+	// InboxPrefix is that of the inboxes of this connection, such as _INBOX_worker;
+	// _INBOX when empty.
+	InboxPrefix string
 }
 
 // ConfigError is one thing that is wrong with a [Config]: the variable, its
@@ -91,6 +95,9 @@ func (c Config) options() ([]nats.Option, error) {
 		add(nil, &ConfigError{varTLSKey, "", "must be set together with " + varTLSCert})
 	case c.TLSKey != "":
 		add(nil, &ConfigError{varTLSCert, "", "must be set together with " + varTLSKey})
+	}
+	if c.InboxPrefix != "" {
+		add(applies(nats.CustomInboxPrefix(c.InboxPrefix), varInbox, c.InboxPrefix, "must be subject tokens without wildcards"))
 	}
 	for _, p := range c.ReplyPrefixes {
 		if !validReplyPrefix(p) {

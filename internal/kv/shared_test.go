@@ -76,3 +76,29 @@ func TestEnsureGivesAnEarlierBucketTimeToLive(t *testing.T) {
 		t.Errorf("the rules: %v, %v", e, err)
 	}
 }
+
+// A bucket of a single server, brought to a cluster, comes to be on as many as the
+// others are, and no process with an older configuration takes that back.
+func TestEnsureAddsReplicas(t *testing.T) {
+	nc, err := nats.Connect(natsdev.Cluster(t, 3).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct{ asked, want int }{{1, 1}, {3, 3}, {1, 3}} {
+		if err := Ensure(t.Context(), js, "fl", Presence("fl", step.asked)); err != nil {
+			t.Fatal(err)
+		}
+		stream, err := js.Stream(t.Context(), "KV_fl_presence")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stream.CachedInfo().Config.Replicas; got != step.want {
+			t.Errorf("asked for %d: %d replicas, want %d", step.asked, got, step.want)
+		}
+	}
+}

@@ -40,6 +40,9 @@ type Config struct {
 	// Name of the server; it appears in logs and connection listings. A
 	// cluster needs distinct names. "fairlead-dev" when empty.
 	Name string
+	// File is a configuration file of nats-server, whose accounts, users and
+	// permissions count. Where the server listens and keeps its data is said here.
+	File string
 	// Log receives the server's log: warnings and errors as they are, notices
 	// at debug level. Nothing is logged when nil.
 	Log *slog.Logger
@@ -130,17 +133,17 @@ func (s *Server) start() error {
 }
 
 func run(cfg Config) (*server.Server, error) {
-	opts := &server.Options{
-		ServerName:             cfg.Name,
-		Host:                   cfg.Host,
-		Port:                   cfg.Port,
-		DontListen:             cfg.InProcessOnly,
-		NoSigs:                 true,
-		JetStream:              true,
-		DisableJetStreamBanner: true,
-		StoreDir:               cfg.StoreDir,
-		SyncInterval:           cfg.SyncInterval,
+	opts := &server.Options{}
+	if cfg.File != "" {
+		if err := opts.ProcessConfigFile(cfg.File); err != nil {
+			return nil, fmt.Errorf("configure nats server: %w", err)
+		}
 	}
+	opts.ServerName, opts.NoSigs = cfg.Name, true
+	opts.Host, opts.Port, opts.DontListen = cfg.Host, cfg.Port, cfg.InProcessOnly
+	opts.HTTPHost, opts.HTTPPort = "", 0
+	opts.JetStream, opts.StoreDir, opts.SyncInterval = true, cfg.StoreDir, cfg.SyncInterval
+	opts.DisableJetStreamBanner = true
 	if cfg.cluster != nil {
 		cfg.cluster.apply(opts)
 	}

@@ -14,6 +14,9 @@ import (
 // Admin is what the admin address serves: /metrics, /healthz, /readyz,
 // /version, and /debug/pprof/ for peers on the same machine.
 func Admin(t *Telemetry, checks *Checks) http.Handler {
+	if err := checks.export(t.MeterProvider.Meter("github.com/fairlead-io/fairlead/internal/telemetry")); err != nil {
+		t.Log.Error("readiness not measured", "err", err) // all else works
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", t.metrics)
 	mux.HandleFunc("GET /healthz", Healthz)

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
 )
 
 // checkTimeout bounds one answer of /readyz. A check that takes longer to find
@@ -80,6 +82,26 @@ func (c *Checks) Run(ctx context.Context) (states []CheckState, ready bool) {
 		ready = ready && s.Ready
 	}
 	return states, ready
+}
+
+// export makes what the checks say metrics too, for who watches no /readyz. A
+// scrape waits for them as /readyz does: for 2s, should one not answer.
+func (c *Checks) export(meter metric.Meter) error {
+	gauge := func(name, description string, of func(CheckState) bool) error {
+		return GaugeBy(meter, name, description, "check", func(observe func(string, int64)) {
+			states, _ := c.Run(context.Background())
+			for _, s := range states {
+				n := int64(0)
+				if of(s) {
+					n = 1
+				}
+				observe(s.Name, n)
+			}
+		})
+	}
+	return errors.Join(
+		gauge("fairlead_process_checks_ready", "1 for each check of /readyz that is ready, 0 for the others", func(s CheckState) bool { return s.Ready }),
+		gauge("fairlead_process_checks_degraded", "1 for each check that is ready while something is wrong", func(s CheckState) bool { return s.Degraded }))
 }
 
 // ServeHTTP is /readyz: 200 when every check is ready, else 503. The body names

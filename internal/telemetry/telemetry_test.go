@@ -203,6 +203,29 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
+// Who scrapes and asks no /readyz sees the same.
+func TestReadinessIsMeasured(t *testing.T) {
+	tel := start(t, Config{}, nil)
+	var checks Checks
+	admin := Admin(tel, &checks)
+	away := error(Degraded("archive: behind"))
+	checks.Add("gateway", func(context.Context) error { return errors.New("nats: not connected") })
+	checks.Add("replay", func(context.Context) error { return away })
+	scraped := func(want ...string) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		admin.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		for _, line := range want {
+			if !strings.Contains(w.Body.String(), "\nfairlead_process_checks_"+line+"\n") {
+				t.Errorf("/metrics lacks %q:\n%s", line, w.Body)
+			}
+		}
+	}
+	scraped(`ready{check="gateway"} 0`, `ready{check="replay"} 1`, `degraded{check="gateway"} 0`, `degraded{check="replay"} 1`)
+	away = nil
+	scraped(`degraded{check="replay"} 0`)
+}
+
 func TestProfilesAreForThisMachine(t *testing.T) {
 	tel := start(t, Config{}, nil)
 	admin := Admin(tel, &Checks{})

@@ -4,14 +4,16 @@ import { flood } from "./flood.js";
 import { FrameLog } from "./frames.js";
 import { Pane } from "./pane.js";
 import { second } from "./second.js";
+import { stack } from "./stack.js";
 import { task } from "./task.js";
-import { ask, call, copyButtons, inbox, kick, killable, resume, serve } from "./widgets.js";
+import { ask, beside, call, copyButtons, inbox, kick, killable, resume, serve } from "./widgets.js";
 
 const log = new FrameLog(document.querySelector("#frames"));
 const panes = document.querySelector(".panes");
 const query = new URLSearchParams(location.search);
 const guest = query.get("user");
 
+beside(stack);
 copyButtons();
 if (guest) {
   const name = guest[0].toUpperCase() + guest.slice(1);
@@ -39,5 +41,5 @@ if (guest) {
   kick(ann.client);
   flood(ann.client);
   task(ann.client);
-  resume(ann.client, own);
+  resume(ann.client, own ? 1 : stack ? 2 : 0);
 }

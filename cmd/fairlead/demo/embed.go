@@ -5,6 +5,8 @@ package demo
 import (
 	"bytes"
 	"embed"
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -26,10 +28,17 @@ var types = map[string]string{
 	"svg":  "image/svg+xml",
 }
 
+// Stack is what the page says of a stack that it did not bring along: one behind a load balancer, whose gateways
+// others start and end.
+type Stack struct {
+	Terminal string `json:"terminal,omitempty"` // what to run in a terminal before the nats commands of the page; "" for nothing
+}
+
 // Handler serves /demo and its assets below /demo/. The page imports the client from /fairlead.js, asks
 // /demo/token?user=… for tokens, and connects to /ws. With ?ws2=ws://host:port/ws its second pane connects to that
 // gateway, which must be on this machine or on the host that the page came from: the pane's token goes there.
-func Handler() http.Handler {
+// A nil stack is `fairlead dev`.
+func Handler(stack *Stack) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name, ok := strings.CutPrefix(r.URL.Path, "/demo/")
 		if r.URL.Path == "/demo" || ok && name == "" {
@@ -37,6 +46,10 @@ func Handler() http.Handler {
 		}
 		if name == "second.js" {
 			sayWhetherSecond(w, false) // Second.Mount knows better
+			return
+		}
+		if name == "stack.js" {
+			tell(w, "stack", stack)
 			return
 		}
 		body, err := assets.ReadFile(name)
@@ -57,6 +70,20 @@ func Handler() http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 	})
+}
+
+// tell answers with a module that exports one value.
+func tell(w http.ResponseWriter, name string, value any) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", types["js"])
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	fmt.Fprintf(w, "export const %s = %s;\n", name, text)
 }
 
 // authority is what a host with an optional port may look like in a policy: nothing that could end the directive.

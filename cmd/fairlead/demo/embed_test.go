@@ -14,7 +14,7 @@ func get(t *testing.T, target string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, target, nil)
 	r.Host = "demo.local:8080"
-	Handler().ServeHTTP(w, r)
+	Handler(nil).ServeHTTP(w, r)
 	return w
 }
 
@@ -39,6 +39,22 @@ func TestHandlerServesThePageAndItsAssets(t *testing.T) {
 	for _, path := range []string{"/demo/none.js", "/demo/embed.go", "/demo/../embed.go", "/"} {
 		if got, want := get(t, path).Code, http.StatusNotFound; got != want {
 			t.Errorf("%s: status %d, want %d", path, got, want)
+		}
+	}
+}
+
+// The page knows beside what it is, and shows a command as it is set: no text ends
+// the module that holds it.
+func TestThePageIsToldOfItsStack(t *testing.T) {
+	for want, stack := range map[string]*Stack{
+		"export const stack = null;\n": nil,
+		"export const stack = {};\n":   {},
+		`export const stack = {"terminal":"a \u0026\u0026 \"b\";\n\u003c/script\u003e"};` + "\n": {Terminal: "a && \"b\";\n</script>"},
+	} {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/demo/stack.js", nil)
+		Handler(stack).ServeHTTP(w, r)
+		if got := w.Body.String(); got != want || w.Header().Get("Content-Type") != types["js"] {
+			t.Errorf("%+v: got %q as %q, want %q", stack, got, w.Header().Get("Content-Type"), want)
 		}
 	}
 }

@@ -1,12 +1,14 @@
 package demo
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -36,7 +38,7 @@ func TestTheWorkerOfTasksIsAnotherOneAfterAKill(t *testing.T) {
 		t.Errorf("started again: %v, and another process: %t", err, r.child != first)
 	}
 	mux := http.NewServeMux()
-	r.Mount(mux)
+	r.Mount(mux, false)
 	if got, want := ask(mux, "POST", "/demo/kill-worker").Code, http.StatusNoContent; got != want {
 		t.Errorf("kill: status %d, want %d", got, want)
 	}
@@ -62,9 +64,63 @@ func TestAWorkerOfTasksThatDoesNotStart(t *testing.T) {
 		t.Error("got no error of a process that ends")
 	}
 	mux := http.NewServeMux()
-	r.Mount(mux)
+	r.Mount(mux, false)
 	if got, want := ask(mux, "POST", "/demo/kill-worker").Code, http.StatusBadGateway; got != want {
 		t.Errorf("kill: status %d, want %d", got, want)
+	}
+}
+
+// Behind a load balancer every peer is another machine, and the page may kill the
+// worker all the same; other pages may not.
+func TestAPageBesideAStackKillsTheWorkerFromAnywhere(t *testing.T) {
+	r := renderer(t, rendererReady)
+	mux := http.NewServeMux()
+	r.Mount(mux, true)
+	away := func(r *http.Request) { r.RemoteAddr = "192.0.2.1:9" }
+	if got, want := ask(mux, "POST", "/demo/kill-worker", away).Code, http.StatusNoContent; got != want {
+		t.Errorf("a kill from elsewhere: status %d, want %d", got, want)
+	}
+	foreign := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }
+	if got, want := ask(mux, "POST", "/demo/kill-worker", away, foreign).Code, http.StatusForbidden; got != want {
+		t.Errorf("a kill by another site: status %d, want %d", got, want)
+	}
+}
+
+// A worker that is kept is there without a task, and again whoever ends it.
+func TestAWorkerOfTasksIsKept(t *testing.T) {
+	r := renderer(t, rendererReady)
+	ctx, cancel := context.WithCancel(t.Context())
+	kept := make(chan struct{})
+	go func() { defer close(kept); r.Keep(ctx) }()
+	defer func() { cancel(); <-kept }()
+	first := another(t, r, nil)
+	first.kill() // as if by itself
+	second := another(t, r, first)
+	if err := r.Kill(t.Context()); err != nil { // by the page: its own successor stays
+		t.Fatal(err)
+	}
+	if third := another(t, r, second); third.ended() {
+		t.Error("after a kill none is there")
+	}
+}
+
+// another waits for a worker that is not the one before.
+func another(t *testing.T, r *Renderer, before *child) *child {
+	t.Helper()
+	deadline, tick := time.After(10*time.Second), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		r.mu.Lock()
+		now := r.child
+		r.mu.Unlock()
+		if now != nil && now != before {
+			return now
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("no worker")
+		}
 	}
 }
 
@@ -78,7 +134,7 @@ func TestThePagesTask(t *testing.T) {
 	}
 	defer nc.Close()
 	r := renderer(t, rendererReady)
-	w, err := StartWorker(server.InProcess(), fairlead.Options{}, TaskOptions{Renderer: r}, slog.New(slog.DiscardHandler))
+	w, err := StartWorker(nc, fairlead.Options{}, TaskOptions{Renderer: r})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +188,7 @@ func TestThePageWithoutTasks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	w, err := StartWorker(server.InProcess(), fairlead.Options{}, TaskOptions{Off: "off: no database"}, slog.New(slog.DiscardHandler))
+	w, err := StartWorker(nc, fairlead.Options{}, TaskOptions{Off: "off: no database"})
 	if err != nil {
 		t.Fatal(err)
 	}

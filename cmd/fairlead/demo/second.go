@@ -64,13 +64,18 @@ func (s *Second) Mount(mux *http.ServeMux) {
 
 // onlyHere serves requests of this machine, and of the page itself.
 func onlyHere(fn http.HandlerFunc) http.Handler {
-	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return onlyThePage(func(w http.ResponseWriter, r *http.Request) {
 		if !fromHere(r) {
 			http.Error(w, "only on the machine that runs fairlead dev", http.StatusForbidden)
 			return
 		}
 		fn(w, r)
-	}))
+	})
+}
+
+// onlyThePage serves requests that no page of another origin has made.
+func onlyThePage(fn http.HandlerFunc) http.Handler {
+	return http.NewCrossOriginProtection().Handler(fn)
 }
 
 // fromHere reports whether a request comes from this machine.
@@ -80,13 +85,7 @@ func fromHere(r *http.Request) bool {
 }
 
 // sayWhetherSecond tells the page whether there is a second gateway for it.
-func sayWhetherSecond(w http.ResponseWriter, there bool) {
-	h := w.Header()
-	h.Set("Content-Type", types["js"])
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	fmt.Fprintf(w, "export const second = %v;\n", there)
-}
+func sayWhetherSecond(w http.ResponseWriter, there bool) { tell(w, "second", there) }
 
 // forward passes a connection on to the gateway, which sees it as if it had
 // been meant for it: the page's origin stays its own.

@@ -49,7 +49,7 @@ func second(t *testing.T, says string) *http.ServeMux {
 	}, slog.New(slog.DiscardHandler))
 	t.Cleanup(s.Close)
 	mux := http.NewServeMux()
-	mux.Handle("GET /demo/", Handler())
+	mux.Handle("GET /demo/", Handler(nil))
 	s.Mount(mux)
 	return mux
 }

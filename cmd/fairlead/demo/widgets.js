@@ -15,9 +15,18 @@ function tag(name, text, className = "") {
   return element;
 }
 
-/** A button beside every nats command that copies it. */
+/** Says what is different with a stack that the page did not bring along, and what a terminal needs there. */
+export function beside(stack) {
+  if (!stack) return;
+  for (const element of document.querySelectorAll("[data-role=stack]")) element.hidden = false;
+  if (!stack.terminal) return;
+  document.querySelector("[data-cmd=terminal]").textContent = stack.terminal;
+  for (const element of document.querySelectorAll("[data-role=terminal]")) element.hidden = false;
+}
+
+/** A button beside every command that copies it. */
 export function copyButtons() {
-  for (const command of document.querySelectorAll("[data-nats-cmd]")) {
+  for (const command of document.querySelectorAll("[data-nats-cmd], [data-cmd]")) {
     const button = tag("button", "Copy");
     button.type = "button";
     button.setAttribute("aria-label", "Copy the command");
@@ -118,8 +127,8 @@ export function kick(client) {
   });
 }
 
-/** Has Ann talk without a pause. */
-export function resume(client, second) {
+/** Has Ann talk without a pause; `hint` is which of the card's texts applies. */
+export function resume(client, hint) {
   const button = part("tick"), room = client.topic("chat.lobby");
   let timer, n = 0;
   button.addEventListener("click", () => {
@@ -130,7 +139,7 @@ export function resume(client, second) {
       room.publish("message", { text: String(++n) }, { key: `${performance.timeOrigin}.${n}` }).catch(() => {});
     }, 50);
   });
-  for (const [i, text] of [...document.querySelectorAll("[data-role=second]")].entries()) text.hidden = second !== (i === 1);
+  for (const [i, text] of [...document.querySelectorAll("[data-role=second]")].entries()) text.hidden = i !== hint;
 }
 
 /** Kills the gateway of a pane, where it has one of its own. */

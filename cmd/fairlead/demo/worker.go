@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,7 +17,7 @@ import (
 const patience = 20 * time.Second
 
 // Worker is the page's backend: browsers reach each other through one, never
-// directly. It serves two calls, to anybody whom the rules let call:
+// directly. It serves these calls, to anybody whom the rules let call:
 //
 //   - demo.ask `{"user","question"}` asks a user to confirm, and answers what
 //     the user did
@@ -28,7 +27,6 @@ const patience = 20 * time.Second
 //   - demo.task asks for a task, and answers its id
 //   - demo.task.get `{"id"}` answers what became of it
 type Worker struct {
-	nc    *nats.Conn
 	f     *fairlead.Fairlead
 	tasks TaskOptions
 }
@@ -39,16 +37,10 @@ type TaskOptions struct {
 	Off      string // why there are none, "" where there are
 }
 
-// StartWorker serves over a NATS server in this process, until Close. Its calls
-// are there when it returns.
-func StartWorker(server nats.InProcessConnProvider, opts fairlead.Options, tasks TaskOptions, log *slog.Logger) (*Worker, error) {
-	nc, err := nats.Connect("", nats.InProcessServer(server), nats.Name("fairlead demo"), nats.MaxReconnects(-1),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("the demo's worker", "err", err) }))
-	if err != nil {
-		return nil, fmt.Errorf("demo worker: %w", err)
-	}
-	opts.Log = log
-	w := &Worker{nc: nc, f: fairlead.New(nc, opts), tasks: tasks}
+// StartWorker serves over nc, which stays the caller's, until Close. Its calls are
+// there when it returns, or as soon as NATS is.
+func StartWorker(nc *nats.Conn, opts fairlead.Options, tasks TaskOptions) (*Worker, error) {
+	w := &Worker{f: fairlead.New(nc, opts), tasks: tasks}
 	_, askErr := fairlead.Handle(w.f, "demo.ask", w.ask, fairlead.HandleOptions{Timeout: patience})
 	_, kickErr := fairlead.Handle(w.f, "demo.kick", w.kick, fairlead.HandleOptions{})
 	if err := errors.Join(askErr, kickErr, w.serveTasks()); err != nil {
@@ -59,10 +51,7 @@ func StartWorker(server nats.InProcessConnProvider, opts fairlead.Options, tasks
 }
 
 // Close ends what is under way.
-func (w *Worker) Close() {
-	w.f.Close()
-	w.nc.Close()
-}
+func (w *Worker) Close() { w.f.Close() }
 
 type question struct {
 	User     string `json:"user"`

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"testing"
 	"time"
 
@@ -30,15 +29,15 @@ func call(t *testing.T, nc *nats.Conn, method, data string) (string, string) {
 
 func TestTheWorkerAsksAndKicks(t *testing.T) {
 	server := natsdev.Test(t)
-	w, err := StartWorker(server.InProcess(), fairlead.Options{}, TaskOptions{Off: "off: no database"}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
 	nc, err := nats.Connect(server.ClientURL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
+	w, err := StartWorker(nc, fairlead.Options{}, TaskOptions{Off: "off: no database"})
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	// What the presence service and a gateway answer.
 	asked := make(chan *nats.Msg, 1)
