@@ -13,7 +13,7 @@ import (
 // `fairlead ask` prints the answer, and fails with the error that came.
 func TestAskOnTheCommandLine(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 1)
+	s := anyPresence(t, 2, 1)
 	nc := s.worker()
 	phone := s.as(0, "ann smith")
 	echo(phone, "phone")
@@ -41,7 +41,7 @@ func TestAskOnTheCommandLine(t *testing.T) {
 		{`ask|ann|confirm|1|--timeout|2m`, "", "", "--timeout", 2},
 		{`ask|ann`, "", "", "<event>", 2},
 	} {
-		out, errs, code := run(t, []string{"FAIRLEAD_NATS_URL=" + s.nats}, c.stdin, strings.Split(c.args, "|")...)
+		out, errs, code := run(t, s.onBus(s.nats), c.stdin, strings.Split(c.args, "|")...)
 		if out != c.out && c.errs == "" || !strings.Contains(errs+out, c.errs) || code != c.code {
 			t.Errorf("fairlead %s: exit code %d\n%s%swant %d, %s%s", c.args, code, out, errs, c.code, c.out, c.errs)
 		}

@@ -128,13 +128,13 @@ func (e *extra) answer(ctx context.Context, data []byte) {
 }
 
 // Very many users on three gateways are asked at random, in no order: each answer
-// is that user's, to that question. With the race detector there are fewer.
+// is that user's, to that question. With the race detector, and on a stack behind a proxy, there are fewer.
 func TestAskOfACrowd(t *testing.T) {
 	size, asks := 10_000, 10_000
-	if raceEnabled {
+	if raceEnabled || existing() {
 		size = 1000
 	}
-	s, _ := presenceStack(t, 3, 2)
+	s := anyPresence(t, 3, 2)
 	ctx, cancel := context.WithCancel(context.Background())
 	crowd := make([]*extra, size)
 	var running sync.WaitGroup

@@ -25,7 +25,7 @@ func echo(c *client.Client, name string) {
 // The answer is the client's, byte for byte, and so is what it is asked.
 func TestAskIsAnswered(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 3, 2)
+	s := anyPresence(t, 3, 2)
 	nc := s.worker()
 	ann := newGuest(t, s.url(1), "ann@example.org", "g")
 	for _, c := range []struct{ data, frame string }{
@@ -59,7 +59,7 @@ func TestAskIsAnswered(t *testing.T) {
 // A client's error reaches the asker with its message and what goes with it.
 func TestAskIsRefused(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 1, 1)
+	s := anyPresence(t, 1, 1)
 	nc := s.worker()
 	ann := s.as(0, "ann")
 	for _, c := range []struct {
@@ -87,7 +87,7 @@ func TestAskIsRefused(t *testing.T) {
 // or never, and for ids that are none there is another.
 func TestAskOfNobody(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 3, 2)
+	s := anyPresence(t, 3, 2)
 	nc := s.worker()
 	offline(t, nc, "nobody")
 	offline(t, nc, "a=40b")
@@ -111,7 +111,7 @@ func TestAskOfNobody(t *testing.T) {
 // says later, or twice, is nobody's.
 func TestAskWithoutAnswer(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 3, 2)
+	s := anyPresence(t, 3, 2)
 	nc := s.worker()
 	ann := newGuest(t, s.url(0), "ann", "g")
 	const deadline = 2 * time.Second
@@ -141,7 +141,7 @@ func TestAskWithoutAnswer(t *testing.T) {
 // nobody else is asked, since the client may have done it.
 func TestAskOfAClientThatGoes(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 3, 2)
+	s := anyPresence(t, 3, 2)
 	nc := s.worker()
 	for i, leave := range []func(*guest){
 		func(g *guest) { g.ws.CloseNow() },
@@ -168,7 +168,7 @@ func TestAskOfAClientThatGoes(t *testing.T) {
 // A reply counts on the connection that was asked, on no other of the user.
 func TestAskIsAnsweredByWhoWasAsked(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 3, 2)
+	s := anyPresence(t, 3, 2)
 	nc := s.worker()
 	phone := newGuest(t, s.url(0), "ann", "g")
 	has(t, nc, "ann", phone.conn)
@@ -192,7 +192,7 @@ func TestAskIsAnsweredByWhoWasAsked(t *testing.T) {
 // then the next newest; whichever closes, the user can be asked.
 func TestAskOfSeveralDevices(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 3, 2)
+	s := anyPresence(t, 3, 2)
 	nc := s.worker()
 	devices := map[string]*client.Client{}
 	var order []string
@@ -241,7 +241,7 @@ func TestAskOfSeveralDevices(t *testing.T) {
 // know of it.
 func TestAskOfAnewDevice(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 1)
+	s := anyPresence(t, 2, 1)
 	nc := s.worker()
 	echo(s.as(0, "ann"), "old")
 	for i := range 20 {
@@ -255,7 +255,7 @@ func TestAskOfAnewDevice(t *testing.T) {
 // A reply subject that Fairlead does not answer: the client is not even asked.
 func TestAskWithAForgedReplySubject(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 1, 1)
+	s := anyPresence(t, 1, 1)
 	nc := s.worker()
 	ann := newGuest(t, s.url(0), "ann", "g")
 	heard := listen(t, nc, "fl.topic.>")
@@ -286,9 +286,10 @@ func TestAskWithAForgedReplySubject(t *testing.T) {
 // how many connections of a user a message was for.
 func TestRequestsOfConnectionsAndUsers(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
+	s := anyStack(t, 2)
 	nc := s.worker()
-	ann, other := s.as(0, "ann"), s.as(0, "ann")
+	ann := s.as(0, "ann")
+	other := s.beside(ann, "ann") // one gateway answers, for its own
 	echo(ann, "ann")
 	conn := ann.Welcome().Conn
 	if a := askFor(nc, "fl.conn."+conn, "1", patience); a.body != `{"from":"ann","asked":1}` {

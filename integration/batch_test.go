@@ -11,7 +11,6 @@ import (
 	"github.com/coder/websocket"
 	"github.com/nats-io/nats.go"
 
-	"github.com/fairlead-io/fairlead/internal/natsdev"
 	"github.com/fairlead-io/fairlead/pkg/client"
 	"github.com/fairlead-io/fairlead/pkg/wire"
 )
@@ -73,7 +72,7 @@ func batch(t *testing.T, nc *nats.Conn, subject string, events []string, headers
 // does not, the same ones in the same order, on two gateways, also by wildcard.
 func TestABatchIsOneWebSocketMessage(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
+	s := openStack(t, 2)
 	worker := s.worker()
 	for _, n := range []int{1, 50} {
 		topic := unique("board")
@@ -81,7 +80,7 @@ func TestABatchIsOneWebSocketMessage(t *testing.T) {
 		for g := range 2 {
 			for _, protocol := range []string{"fairlead.v1", ""} {
 				recipients[fmt.Sprintf("gateway %d, %q", g, protocol)] = newRecipient(t, s.url(g), "reader", protocol, topic)
-				recipients[fmt.Sprintf("gateway %d, %q, wildcard", g, protocol)] = newRecipient(t, s.url(g), "reader", protocol, "board.*")
+				recipients[fmt.Sprintf("gateway %d, %q, wildcard", g, protocol)] = newRecipient(t, s.url(g), "reader", protocol, lent("board.*"))
 			}
 		}
 		var events, frames []string
@@ -104,7 +103,7 @@ func TestABatchIsOneWebSocketMessage(t *testing.T) {
 
 func TestABatchExcludes(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
+	s := openStack(t, 2)
 	worker := s.worker()
 	topic := unique("board")
 	a, b := newRecipient(t, s.url(0), "ann", "fairlead.v1", topic), newRecipient(t, s.url(1), "bob", "", topic)
@@ -166,7 +165,7 @@ func TestMalformedBatches(t *testing.T) {
 // More than an array holds comes in several, in order.
 func TestALargeBatch(t *testing.T) {
 	t.Parallel()
-	s := anyStack(t, 1)
+	s := openStack(t, 1)
 	worker := s.worker()
 	topic := unique("board")
 	r := newRecipient(t, s.url(0), "ann", "fairlead.v1", topic)
@@ -197,7 +196,7 @@ func TestALargeBatch(t *testing.T) {
 // Direct messages come in batches too; a request to a client is one request.
 func TestABatchToAUserAndAConnection(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
+	s := openStack(t, 2)
 	worker := s.worker()
 	a, b := newRecipient(t, s.url(0), "ann", "fairlead.v1"), newRecipient(t, s.url(1), "ann", "")
 	frame := func(data string) string {
@@ -230,7 +229,7 @@ func TestABatchToAUserAndAConnection(t *testing.T) {
 // A topic that is kept stores one message, and delivers it as it is.
 func TestABatchOnAReplayedTopicIsOneMessage(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 100, 1)
+	s := anyReplayed(t, 100, 1)
 	worker := s.worker()
 	topic := unique("chat")
 	live := subscribe(t, s.as(0, "ann"), topic)

@@ -329,7 +329,7 @@ func TestKeysOnAGroup(t *testing.T) {
 // else publishes under other keys.
 func TestKeysAtAReaderThatKeepsUp(t *testing.T) {
 	t.Parallel()
-	s := anyStack(t, 2)
+	s := openStack(t, 2)
 	worker := s.worker()
 	topic := unique("load")
 	subs := []*client.Subscription{subscribe(t, s.as(0, "ann"), topic), subscribe(t, s.as(1, "bob"), topic)}

@@ -46,9 +46,9 @@ func left(t *testing.T, c *client.Client, code wire.CloseCode, reason string) {
 
 func TestOperatorsDisconnectUsersAndConnections(t *testing.T) {
 	t.Parallel()
-	const gateways = 3
-	s := newStack(t, gateways)
-	worker := s.worker()
+	s := openStack(t, 3)
+	gateways := s.size()
+	worker := s.operator()
 	long := strings.Repeat("ü", 100) // 200 bytes
 	body, err := json.Marshal(map[string]any{"action": "disconnect", "code": 3999, "reason": long})
 	must(t, err)
@@ -77,9 +77,9 @@ func TestOperatorsDisconnectUsersAndConnections(t *testing.T) {
 
 func TestControlRefusesWhatIsWrong(t *testing.T) {
 	t.Parallel()
-	const gateways = 2
-	s := newStack(t, gateways)
-	worker := s.worker()
+	s := openStack(t, 2)
+	gateways := s.size()
+	worker := s.operator()
 	ann := s.as(0, "ann")
 	conn, gateway := "conn."+ann.Welcome().Conn, "gateway."+ann.Welcome().Gateway
 	for _, test := range []struct{ target, body, says string }{
@@ -112,20 +112,21 @@ func TestControlRefusesWhatIsWrong(t *testing.T) {
 
 func TestOperatorsAskForANewerToken(t *testing.T) {
 	t.Parallel()
-	const gateways = 3
-	s := newStack(t, gateways)
-	worker := s.worker()
+	const clients = 3
+	s := openStack(t, clients)
+	gateways := s.size()
+	worker := s.operator()
 	asked := make(chan string, 8)
-	for i := range gateways {
+	for i := range clients {
 		c := s.as(i, "ann")
 		c.OnSystem(func(e client.SystemEvent) { asked <- fmt.Sprint(i, e.Event, e.What) })
 	}
-	ordered(t, worker, "user.ann", `{"action":"refresh"}`, gateways, gateways)
+	ordered(t, worker, "user.ann", `{"action":"refresh"}`, gateways, clients)
 	got := map[string]bool{}
-	for range gateways {
+	for range clients {
 		got[receive(t, asked)] = true
 	}
-	if len(got) != gateways || !got["0refresh"] || !got["1refresh"] || !got["2refresh"] {
+	if len(got) != clients || !got["0refresh"] || !got["1refresh"] || !got["2refresh"] {
 		t.Errorf("got %v, want refresh on each", got)
 	}
 }

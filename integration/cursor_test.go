@@ -115,8 +115,10 @@ func (p *pointer) sees(pairs ...string) {
 // comes later; they end with the connection that moved them last.
 func TestCursorsAcrossGateways(t *testing.T) {
 	t.Parallel()
-	s := cursorStack(t, 3)
-	ann, bob := pointing(t, s.as(0, "ann"), "doc.7"), pointing(t, s.as(1, "bob"), "doc.7")
+	s := anyCursors(t, 3)
+	doc7 := unique("doc")
+	doc8 := unique("doc")
+	ann, bob := pointing(t, s.as(0, "ann"), doc7), pointing(t, s.as(1, "bob"), doc7)
 	ann.sees()
 	bob.sees()
 	ann.move(map[string]int{"x": 1})
@@ -124,17 +126,17 @@ func TestCursorsAcrossGateways(t *testing.T) {
 	both := []string{"ann", `{"x":1}`, "bob", `[2,null,"<&>"]`}
 	ann.sees(both...)
 	bob.sees(both...)
-	late := pointing(t, s.as(2, "cid"), "doc.7") // the first on its gateway
+	late := pointing(t, s.as(2, "cid"), doc7) // the first on its gateway
 	late.sees(both...)
-	second := pointing(t, s.as(2, "dan"), "doc.7")
+	second := pointing(t, s.as(2, "dan"), doc7)
 	second.sees(both...)
-	other := pointing(t, s.as(2, "eve"), "doc.8")
+	other := pointing(t, s.as(2, "eve"), doc8)
 	other.sees()
 
 	// The data is passed as it stands, and a mover need not see the others.
 	mover := s.as(1, "fay")
-	subscribe(t, mover, "doc.7")
-	if got := asked(t, mover, "cursor", `{"topic":"doc.7","data":{"b" : 1.0,"a":"\u00e9"}}`); got != `{}` {
+	subscribe(t, mover, doc7)
+	if got := asked(t, mover, "cursor", `{"topic":"`+doc7+`","data":{"b" : 1.0,"a":"\u00e9"}}`); got != `{}` {
 		t.Errorf("a move with an id: got %s", got)
 	}
 	all := append(slices.Clone(both), "fay", `{"b" : 1.0,"a":"\u00e9"}`)
@@ -145,15 +147,15 @@ func TestCursorsAcrossGateways(t *testing.T) {
 		how string
 		end func(*client.Client)
 	}{
-		{"null", func(c *client.Client) { asked(t, c, "cursor", `{"topic":"doc.7","data":null}`) }},
-		{"no data", func(c *client.Client) { asked(t, c, "cursor", `{"topic":"doc.7"}`) }},
-		{"unsubscribe", func(c *client.Client) { must(t, c.Unsubscribe(within(t), "doc.7")) }},
+		{"null", func(c *client.Client) { asked(t, c, "cursor", `{"topic":"`+doc7+`","data":null}`) }},
+		{"no data", func(c *client.Client) { asked(t, c, "cursor", `{"topic":"`+doc7+`"}`) }},
+		{"unsubscribe", func(c *client.Client) { must(t, c.Unsubscribe(within(t), doc7)) }},
 		{"a clean close", func(c *client.Client) { c.Close(wire.CloseNormal) }},
 		{"a lost connection", func(c *client.Client) { c.Abort() }},
 	} {
 		c := s.as(1, "gil")
-		subscribe(t, c, "doc.7")
-		asked(t, c, "cursor", `{"topic":"doc.7","data":5}`)
+		subscribe(t, c, doc7)
+		asked(t, c, "cursor", `{"topic":"`+doc7+`","data":5}`)
 		for _, p := range []*pointer{ann, bob, late, second} {
 			p.sees(append(slices.Clone(all), "gil", "5")...)
 		}
@@ -172,9 +174,10 @@ func TestCursorsAcrossGateways(t *testing.T) {
 // takes it along.
 func TestOneCursorPerUser(t *testing.T) {
 	t.Parallel()
-	s := cursorStack(t, 3)
-	eye := pointing(t, s.as(2, "eye"), "doc.1")
-	phone, laptop := pointing(t, s.as(0, "ann"), "doc.1"), pointing(t, s.as(1, "ann"), "doc.1")
+	s := anyCursors(t, 3)
+	doc := unique("doc")
+	eye := pointing(t, s.as(2, "eye"), doc)
+	phone, laptop := pointing(t, s.as(0, "ann"), doc), pointing(t, s.as(1, "ann"), doc)
 	for i := 1; i < 20; i += 2 {
 		phone.move(i)
 		for _, p := range []*pointer{eye, phone, laptop} {
@@ -186,8 +189,8 @@ func TestOneCursorPerUser(t *testing.T) {
 		}
 	}
 	phone.move(nil) // it is not where the cursor is
-	asked(t, phone.Client, "unsubscribe", `{"topic":"doc.1"}`)
-	pointing(t, s.as(0, "cid"), "doc.1").sees("ann", "20")
+	asked(t, phone.Client, "unsubscribe", `{"topic":"`+doc+`"}`)
+	pointing(t, s.as(0, "cid"), doc).sees("ann", "20")
 	eye.sees("ann", "20")
 	laptop.Close(wire.CloseNormal)
 	eye.sees()
@@ -200,50 +203,55 @@ func TestOneCursorPerUser(t *testing.T) {
 
 func TestCursorsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	s := cursorStack(t, 1)
+	s := anyCursors(t, 1)
+	doc1 := unique("doc")
+	doc2 := unique("doc")
+	plainA := unique("plain")
+	plainB := unique("plain")
 	c := s.as(0, "ann")
-	subscribe(t, c, "plain.a")
-	subscribe(t, c, "doc.*")
-	denied(t, c, "cursor", `{"topic":"doc.1","data":1}`, wire.FailedPrecondition) // its messages come by a wildcard
-	subscribe(t, c, "doc.1")
+	subscribe(t, c, plainA)
+	subscribe(t, c, lent("doc.*"))
+	denied(t, c, "cursor", `{"topic":"`+doc1+`","data":1}`, wire.FailedPrecondition) // its messages come by a wildcard
+	subscribe(t, c, doc1)
 	most := `"` + strings.Repeat("x", 1022) + `"`
-	asked(t, c, "cursor", `{"topic":"doc.1","data":`+most+`}`)
-	if e := denied(t, c, "cursor", `{"topic":"doc.1","data":"x`+most[1:]+`}`, wire.InvalidArgument); e.Details["field"] != "data" {
+	asked(t, c, "cursor", `{"topic":"`+doc1+`","data":`+most+`}`)
+	if e := denied(t, c, "cursor", `{"topic":"`+doc1+`","data":"x`+most[1:]+`}`, wire.InvalidArgument); e.Details["field"] != "data" {
 		t.Errorf("too much data: got %v", e.Details)
 	}
-	if e := denied(t, c, "cursor", `{"topic":"plain.a","data":1}`, wire.PermissionDenied); e.Details["rule"] != "plain" || e.Details["topic"] != "plain.a" {
+	if e := denied(t, c, "cursor", `{"topic":"`+plainA+`","data":1}`, wire.PermissionDenied); e.Details["rule"] != lentRule("plain") || e.Details["topic"] != plainA {
 		t.Errorf("where the rule has none: got %v", e.Details)
 	}
-	denied(t, c, "subscribe", `{"topic":"plain.b","cursors":true}`, wire.PermissionDenied)
-	denied(t, c, "cursor", `{"topic":"plain.b","data":1}`, wire.PermissionDenied)
-	if e := denied(t, c, "subscribe", `{"topic":"doc.>","cursors":true}`, wire.InvalidArgument); e.Details["field"] != "cursors" {
+	denied(t, c, "subscribe", `{"topic":"`+plainB+`","cursors":true}`, wire.PermissionDenied)
+	denied(t, c, "cursor", `{"topic":"`+plainB+`","data":1}`, wire.PermissionDenied)
+	if e := denied(t, c, "subscribe", `{"topic":"`+lent("doc.>")+`","cursors":true}`, wire.InvalidArgument); e.Details["field"] != "cursors" {
 		t.Errorf("with a wildcard: got %v", e.Details)
 	}
-	limited := dial(t, s.url(0), client.Options{Token: token("bob", map[string]any{"subscribe": []string{"doc.1"}})})
-	pointing(t, limited, "doc.1").sees("ann", most)
-	denied(t, limited, "subscribe", `{"topic":"doc.2","cursors":true}`, wire.PermissionDenied)
+	limited := dial(t, s.url(0), client.Options{Token: token("bob", map[string]any{"subscribe": []string{doc1}})})
+	pointing(t, limited, doc1).sees("ann", most)
+	denied(t, limited, "subscribe", `{"topic":"`+doc2+`","cursors":true}`, wire.PermissionDenied)
 }
 
 // Subscribing again adds and removes cursors; the answer comes first.
 func TestSubscribingAgainReplacesCursors(t *testing.T) {
 	t.Parallel()
-	s := cursorStack(t, 2)
-	ann := pointing(t, s.as(1, "ann"), "doc.1")
+	s := anyCursors(t, 2)
+	doc := unique("doc")
+	ann := pointing(t, s.as(1, "ann"), doc)
 	ann.move(1)
 	ann.sees("ann", "1")
 	g := newGuest(t, s.url(0), "bob", "none")
 	for range 2 {
-		g.ok("subscribe", `"topic":"doc.1"`, `{"topic":"doc.1"}`)
+		g.ok("subscribe", `"topic":"`+doc+`"`, `{"topic":"`+doc+`"}`)
 		g.quiet("a subscribe without cursors")
 		for range 2 { // twice: whole each time
-			g.ok("subscribe", `"topic":"doc.1","cursors":true`, `{"topic":"doc.1"}`)
+			g.ok("subscribe", `"topic":"`+doc+`","cursors":true`, `{"topic":"`+doc+`"}`)
 			if len(g.heard) > 0 {
 				t.Fatalf("ahead of the answer: %s", g.heard[0].Raw)
 			}
-			g.hears(`{"op":"cursors","topic":"doc.1","all":{"ann":1}}`)
+			g.hears(`{"op":"cursors","topic":"` + doc + `","all":{"ann":1}}`)
 		}
-		g.ok("subscribe", `"topic":"doc.1","cursors":false`, `{"topic":"doc.1"}`)
-		mark := pointing(t, s.as(0, "mark"), "doc.1")
+		g.ok("subscribe", `"topic":"`+doc+`","cursors":false`, `{"topic":"`+doc+`"}`)
+		mark := pointing(t, s.as(0, "mark"), doc)
 		mark.move(1)
 		mark.sees("ann", "1", "mark", "1")
 		mark.move(nil)
@@ -251,23 +259,24 @@ func TestSubscribingAgainReplacesCursors(t *testing.T) {
 		g.quiet("cursors that it does not want any more")
 	}
 	// The refusal of a subscribe leaves cursors as they were.
-	g.ok("subscribe", `"topic":"doc.1","cursors":true`, `{"topic":"doc.1"}`)
-	g.hears(`{"op":"cursors","topic":"doc.1","all":{"ann":1}}`)
-	g.fails("subscribe", `"topic":"doc.1","cursors":false,"presence":"watch"`, wire.PermissionDenied)
+	g.ok("subscribe", `"topic":"`+doc+`","cursors":true`, `{"topic":"`+doc+`"}`)
+	g.hears(`{"op":"cursors","topic":"` + doc + `","all":{"ann":1}}`)
+	g.fails("subscribe", `"topic":"`+doc+`","cursors":false,"presence":"watch"`, wire.PermissionDenied)
 	ann.move(2)
-	g.hears(`{"op":"cursors","topic":"doc.1","moved":{"ann":2}}`)
+	g.hears(`{"op":"cursors","topic":"` + doc + `","moved":{"ann":2}}`)
 }
 
 // A cursor that does not move is gone after its time, for everybody, and one
 // that does is not.
 func TestCursorsRunOut(t *testing.T) {
 	t.Parallel()
-	s := cursorStack(t, 2)
-	ann, bob := pointing(t, s.as(0, "ann"), "brief.1"), pointing(t, s.as(1, "bob"), "brief.1")
+	s := anyCursors(t, 2)
+	brief := unique("brief")
+	ann, bob := pointing(t, s.as(0, "ann"), brief), pointing(t, s.as(1, "bob"), brief)
 	still := s.as(1, "cid") // it sees none itself
-	subscribe(t, still, "brief.1")
+	subscribe(t, still, brief)
 	moved := time.Now()
-	asked(t, still, "cursor", `{"topic":"brief.1","data":1}`)
+	asked(t, still, "cursor", `{"topic":"`+brief+`","data":1}`)
 	ann.sees("cid", "1")
 	bob.sees("cid", "1")
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -284,7 +293,7 @@ func TestCursorsRunOut(t *testing.T) {
 	bob.sees("ann", fmt.Sprint(n))
 	bob.sees()
 	ann.sees()
-	asked(t, still, "cursor", `{"topic":"brief.1","data":2}`)
+	asked(t, still, "cursor", `{"topic":"`+brief+`","data":2}`)
 	ann.sees("cid", "2")
 }
 
@@ -293,9 +302,10 @@ func TestCursorsRunOut(t *testing.T) {
 func TestCursorWindow(t *testing.T) {
 	t.Parallel()
 	const window = 300 * time.Millisecond
-	s := cursorStack(t, 2)
-	ann, bob := pointing(t, s.as(0, "ann"), "calm.1"), pointing(t, s.as(0, "bob"), "calm.1")
-	far := pointing(t, s.as(1, "far"), "calm.1")
+	s := anyCursors(t, 2)
+	calm := unique("calm")
+	ann, bob := pointing(t, s.as(0, "ann"), calm), pointing(t, s.as(0, "bob"), calm)
+	far := pointing(t, s.as(1, "far"), calm)
 	far.sees()
 	bob.sees()
 	before := far.view.Frames()

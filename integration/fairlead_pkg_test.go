@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-io/fairlead/internal/natsdev"
 	"github.com/fairlead-io/fairlead/pkg/client"
 	"github.com/fairlead-io/fairlead/pkg/fairlead"
 	"github.com/fairlead-io/fairlead/pkg/wire"
@@ -43,10 +42,11 @@ type orderIn struct {
 
 func TestAGoWorkerAnswersCalls(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
+	s := openStack(t, 2)
+	create := unique("orders.create")
 	f := s.backend()
 	calls := make(chan *fairlead.Call, 10)
-	handle(t, f, "orders.create", func(ctx context.Context, c *fairlead.Call, in orderIn) (map[string]any, error) {
+	handle(t, f, create, func(ctx context.Context, c *fairlead.Call, in orderIn) (map[string]any, error) {
 		calls <- c
 		if in.Item == "none" {
 			return nil, wire.Errorf(wire.NotFound, "no such item").With("item", in.Item)
@@ -65,7 +65,7 @@ func TestAGoWorkerAnswersCalls(t *testing.T) {
 	for i := range 2 {
 		ann := dial(t, s.url(i), client.Options{Token: token("ann", map[string]any{"attributes": map[string]string{"role": "admin"}})})
 		var progress []string
-		answer, err := ann.Call(within(t), "orders.create", orderIn{"tea", 3}, client.CallOptions{
+		answer, err := ann.Call(within(t), create, orderIn{"tea", 3}, client.CallOptions{
 			Timeout: 50 * time.Second, OnProgress: func(p json.RawMessage) { progress = append(progress, string(p)) },
 		})
 		must(t, err)
@@ -92,7 +92,7 @@ func TestAGoWorkerAnswersCalls(t *testing.T) {
 			{`{"item":"secret"}`, "internal error", wire.Internal},
 			{`{"count":"two"}`, "count: can't be a JSON string", wire.InvalidArgument},
 		} {
-			_, err := ann.Call(within(t), "orders.create", json.RawMessage(test.in), client.CallOptions{})
+			_, err := ann.Call(within(t), create, json.RawMessage(test.in), client.CallOptions{})
 			var e *wire.Error
 			if !errors.As(err, &e) || e.Code != test.code || e.Message != test.text {
 				t.Errorf("%s: got %v, want %s: %s", test.in, err, test.code, test.text)
@@ -127,9 +127,10 @@ func waiting(t *testing.T, f *fairlead.Fairlead, method string) (began chan stri
 // before the deadline.
 func TestCancelReachesTheWorker(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 1)
+	s := openStack(t, 1)
+	wait := unique("wait")
 	f := s.backend()
-	began, ended := waiting(t, f, "wait")
+	began, ended := waiting(t, f, wait)
 	const deadline = time.Minute
 	prompt := func(what string, from time.Time) {
 		t.Helper()
@@ -144,7 +145,7 @@ func TestCancelReachesTheWorker(t *testing.T) {
 	ctx, cancel := context.WithCancel(within(t))
 	failed := make(chan error, 1)
 	go func() {
-		_, err := ann.Call(ctx, "wait", 1, client.CallOptions{Timeout: deadline})
+		_, err := ann.Call(ctx, wait, 1, client.CallOptions{Timeout: deadline})
 		failed <- err
 	}()
 	receive(t, began)
@@ -159,7 +160,7 @@ func TestCancelReachesTheWorker(t *testing.T) {
 	bob := s.as(0, "bob")
 	for _, c := range []*client.Client{ann, bob, bob} {
 		go func() {
-			_, err := c.Call(context.Background(), "wait", 1, client.CallOptions{Timeout: deadline})
+			_, err := c.Call(context.Background(), wait, 1, client.CallOptions{Timeout: deadline})
 			failed <- err
 		}()
 		receive(t, began)
@@ -211,7 +212,7 @@ calls: [{match: ">", allow: user, timeout: 700ms}]
 // answered once.
 func TestAWorkerThatDrainsLosesNoCall(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
+	s := openStack(t, 2)
 	old, young := s.backend(), s.backend()
 	var worked atomic.Int64
 	half := make(chan struct{})
@@ -226,13 +227,14 @@ func TestAWorkerThatDrainsLosesNoCall(t *testing.T) {
 		}
 		return n, nil
 	}
-	handle(t, old, "work", work)
-	handle(t, young, "work", work)
+	method := unique("work")
+	handle(t, old, method, work)
+	handle(t, young, method, work)
 	users := []*client.Client{s.as(0, "ann"), s.as(1, "bob")}
 	outcome := make(chan error, calls)
 	for n := range calls {
 		go func() {
-			answer, err := users[n%2].Call(within(t), "work", n, client.CallOptions{Timeout: 50 * time.Second})
+			answer, err := users[n%2].Call(within(t), method, n, client.CallOptions{Timeout: 50 * time.Second})
 			if err == nil && string(answer.Data) != fmt.Sprint(n) {
 				err = fmt.Errorf("call %d was answered %s", n, answer.Data)
 			}
@@ -253,9 +255,13 @@ func TestAWorkerThatDrainsLosesNoCall(t *testing.T) {
 // there, and does what operators do.
 func TestAGoWorkerReachesUsers(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
-	startPresence(t, s.nats)
-	f := s.backend()
+	s := openStack(t, 2)
+	announcements := unique("announcements")
+	if !existing() {
+		startPresence(t, s.nats)
+	}
+	f := fairlead.New(s.operator(), fairlead.Options{Timeout: patience, Log: slog.New(slog.DiscardHandler)})
+	t.Cleanup(f.Close)
 	admin := map[string]any{"attributes": map[string]string{"role": "admin"}}
 	messages := make(chan string, 100)
 	var all []*client.Client
@@ -280,7 +286,7 @@ func TestAGoWorkerReachesUsers(t *testing.T) {
 	if err != nil || !online["ann"] || online["cyd"] {
 		t.Errorf("online: %v, %v, want ann alone", online, err)
 	}
-	n, err := f.Match(within(t), map[string]string{"role": "admin"}, "news", 1, fairlead.MatchOptions{Gateways: 2, Window: patience})
+	n, err := f.Match(within(t), map[string]string{"role": "admin"}, "news", 1, fairlead.MatchOptions{Gateways: s.size(), Window: patience})
 	if n != 2 || err != nil {
 		t.Errorf("admins reached: %d, %v, want 2", n, err)
 	}
@@ -298,13 +304,13 @@ func TestAGoWorkerReachesUsers(t *testing.T) {
 		t.Errorf("asked cyd, who is not there: %v, want NOT_FOUND", err)
 	}
 
-	if n, err := f.OfConn(bob.Welcome().Conn).Subscribe(within(t), "announcements"); n != 1 || err != nil {
+	if n, err := f.OfConn(bob.Welcome().Conn).Subscribe(within(t), announcements); n != 1 || err != nil {
 		t.Errorf("bob subscribed: %d, %v, want 1", n, err)
 	}
 	heard := make(chan string, 10)
 	bob.OnMessage(func(m client.Message) { heard <- m.Topic + " " + string(m.Data) })
-	must(t, f.Publish(within(t), "announcements", "", 2, fairlead.PublishOptions{}))
-	if got := receive(t, heard); got != "announcements 2" {
+	must(t, f.Publish(within(t), announcements, "", 2, fairlead.PublishOptions{}))
+	if got := receive(t, heard); got != announcements+" 2" {
 		t.Errorf("bob got %s", got)
 	}
 	if n, err := f.OfUser("bob").Disconnect(within(t), 0, "bye"); n != 1 || err != nil {
@@ -319,18 +325,20 @@ func TestAGoWorkerReachesUsers(t *testing.T) {
 // What a Go worker stores is stored once per key, delivered, and there to read.
 func TestAGoWorkerStoresAndReads(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 100, 1)
+	s := anyReplayed(t, 100, 1)
+	lobby := unique("chat")
+	plain := unique("plain")
 	f := s.backend()
-	room, err := s.as(0, "ann").Subscribe(within(t), "chat.lobby", client.SubscribeOptions{})
+	room, err := s.as(0, "ann").Subscribe(within(t), lobby, client.SubscribeOptions{})
 	must(t, err)
-	record := fairlead.Record{Topic: "chat.lobby", Event: "say", Data: 1, Key: "k"}
+	record := fairlead.Record{Topic: lobby, Event: "say", Data: 1, Key: "k"}
 	first, err := f.Store(within(t), record)
 	must(t, err)
 	again, err := f.Store(within(t), record)
 	if err != nil || first.Duplicate || !again.Duplicate || again.Seq != first.Seq {
 		t.Errorf("stored %+v, then %+v, %v; want a duplicate", first, again, err)
 	}
-	results, err := f.StoreBatch(within(t), []fairlead.Record{{Topic: "chat.lobby", Data: 2}, {Topic: "chat.lobby", Data: 3}}, true)
+	results, err := f.StoreBatch(within(t), []fairlead.Record{{Topic: lobby, Data: 2}, {Topic: lobby, Data: 3}}, true)
 	must(t, err)
 	if len(results) != 2 || results[0].Err != nil || results[1].Seq != results[0].Seq+1 {
 		t.Errorf("the batch was stored as %+v", results)
@@ -342,15 +350,15 @@ func TestAGoWorkerStoresAndReads(t *testing.T) {
 			t.Errorf("ann got %s, want %d", m.Data, n+1)
 		}
 	}
-	page, err := f.History(within(t), "chat.lobby", fairlead.HistoryOptions{Limit: 1})
+	page, err := f.History(within(t), lobby, fairlead.HistoryOptions{Limit: 1})
 	if err != nil || len(page.Messages) != 1 || string(page.Messages[0].Payload) != "1" || page.Messages[0].Event != "say" || !page.More {
 		t.Fatalf("the first page is %+v, %v", page, err)
 	}
-	page, err = f.History(within(t), "chat.lobby", fairlead.HistoryOptions{After: page.Messages[0].Position})
+	page, err = f.History(within(t), lobby, fairlead.HistoryOptions{After: page.Messages[0].Position})
 	if err != nil || len(page.Messages) != 2 || page.More || page.Truncated {
 		t.Errorf("the second page is %+v, %v", page, err)
 	}
-	if _, err = f.Store(within(t), fairlead.Record{Topic: "plain", Data: 1}); wire.CodeOf(err) != wire.FailedPrecondition {
+	if _, err = f.Store(within(t), fairlead.Record{Topic: plain, Data: 1}); wire.CodeOf(err) != wire.FailedPrecondition {
 		t.Errorf("stored on a topic without replay: %v, want FAILED_PRECONDITION", err)
 	}
 }
@@ -359,10 +367,11 @@ func TestAGoWorkerStoresAndReads(t *testing.T) {
 // reaches it.
 func TestAGoWorkerPublishesAndHears(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
+	s := openStack(t, 2)
+	lobby := unique("chat")
 	f := s.backend()
 	heard := make(chan *fairlead.Message, 100)
-	_, err := f.Subscribe("chat.>", func(_ context.Context, m *fairlead.Message) {
+	_, err := f.Subscribe(lent("chat.>"), func(_ context.Context, m *fairlead.Message) {
 		if m.User != "" {
 			heard <- m
 		}
@@ -375,19 +384,23 @@ func TestAGoWorkerPublishesAndHears(t *testing.T) {
 	ann := s.as(0, "ann")
 	direct := make(chan client.Message, 10)
 	ann.Inbox(func(m client.Message) { direct <- m })
-	if e := receive(t, opened); e.User != "ann" || e.Conn != ann.Welcome().Conn {
+	e := receive(t, opened)
+	for existing() && e.User != "ann" { // others may come too
+		e = receive(t, opened)
+	}
+	if e.User != "ann" || e.Conn != ann.Welcome().Conn {
 		t.Errorf("opened: %+v, want ann's connection", e)
 	}
 	bob := s.as(1, "bob")
-	room, err := bob.Subscribe(within(t), "chat.lobby", client.SubscribeOptions{})
+	room, err := bob.Subscribe(within(t), lobby, client.SubscribeOptions{})
 	must(t, err)
-	_, err = ann.Publish(within(t), "chat.lobby", "say", "hi", client.PublishOptions{})
+	_, err = ann.Publish(within(t), lobby, "say", "hi", client.PublishOptions{})
 	must(t, err)
-	if m := receive(t, heard); m.Topic != "chat.lobby" || m.Event != "say" || m.User != "ann" || m.Conn != ann.Welcome().Conn || string(m.Data) != `"hi"` {
+	if m := receive(t, heard); m.Topic != lobby || m.Event != "say" || m.User != "ann" || m.Conn != ann.Welcome().Conn || string(m.Data) != `"hi"` {
 		t.Errorf("the worker heard %+v", m)
 	}
-	must(t, f.Publish(within(t), "chat.lobby", "notice", "for nobody", fairlead.PublishOptions{Exclude: bob.Welcome().Conn}))
-	must(t, f.Publish(within(t), "chat.lobby", "notice", "for all", fairlead.PublishOptions{}))
+	must(t, f.Publish(within(t), lobby, "notice", "for nobody", fairlead.PublishOptions{Exclude: bob.Welcome().Conn}))
+	must(t, f.Publish(within(t), lobby, "notice", "for all", fairlead.PublishOptions{}))
 	for _, want := range []string{`"hi"`, `"for all"`} {
 		m, err := room.Next(within(t))
 		must(t, err)
@@ -401,7 +414,7 @@ func TestAGoWorkerPublishesAndHears(t *testing.T) {
 			t.Errorf("ann got %s %s, want whisper %s", m.Event, m.Data, want)
 		}
 	}
-	must(t, f.Send(within(t), "ann", "whisper", "psst", fairlead.SendOptions{Topic: "chat.lobby"}))
+	must(t, f.Send(within(t), "ann", "whisper", "psst", fairlead.SendOptions{Topic: lobby}))
 	whispered(`"psst"`)
 	must(t, f.SendConn(within(t), ann.Welcome().Conn, "whisper", "psst again", fairlead.SendOptions{}))
 	whispered(`"psst again"`)

@@ -17,11 +17,12 @@ import (
 
 func TestGroupMembersOnTwoGatewaysHearOneAnother(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 2)
-	const of = `"group":"lobby"`
-	ann := newGuest(t, s.url(0), "ann", "lobby", "admin")
-	bob := newGuest(t, s.url(1), "bob", "lobby")
-	cat := newGuest(t, s.url(0), "cat", "lobby", "viewer")
+	s := anyPresence(t, 2, 2)
+	lobby := unique("lobby")
+	of := `"group":"` + lobby + `"`
+	ann := newGuest(t, s.url(0), "ann", lobby, "admin")
+	bob := newGuest(t, s.url(1), "bob", lobby)
+	cat := newGuest(t, s.url(0), "cat", lobby, "viewer")
 
 	ann.fails("group.members", of, wire.FailedPrecondition)
 	ann.fails("group.publish", of+`,"event":"x"`, wire.FailedPrecondition)
@@ -31,67 +32,68 @@ func TestGroupMembersOnTwoGatewaysHearOneAnother(t *testing.T) {
 
 	ann.ok("group.join", of+`,"role":"admin","data":{"name":"<Ann>"}`, `{"count":1,"meta":null,"member":"`+ann.conn+`"}`)
 	bob.ok("group.join", of, `{"count":2,"meta":null,"member":"`+bob.conn+`"}`)
-	ann.hears(`{"op":"group","group":"lobby","joined":{"` + bob.conn + `":{"role":"member"}}}`)
+	ann.hears(`{"op":"group","group":"` + lobby + `","joined":{"` + bob.conn + `":{"role":"member"}}}`)
 	cat.ok("group.join", of+`,"role":"viewer"`, "")
 	for _, g := range []*guest{ann, bob} {
-		g.hears(`{"op":"group","group":"lobby","joined":{"` + cat.conn + `":{"role":"viewer"}}}`)
+		g.hears(`{"op":"group","group":"` + lobby + `","joined":{"` + cat.conn + `":{"role":"viewer"}}}`)
 	}
 	bob.ok("group.join", of, "") // once more: nobody hears of it
-	bob.sees("lobby", ann.conn, bob.conn, cat.conn)
+	bob.sees(lobby, ann.conn, bob.conn, cat.conn)
 	ann.quiet("a second join")
 
 	// To all, to a role, to one.
 	bob.ok("group.publish", of+`,"event":"move","data":{"to":"<e4>"}`, `{}`)
 	for _, g := range []*guest{ann, bob, cat} {
-		g.hears(`{"group":"lobby","event":"move","data":{"to":"<e4>"},"from":"bob"}`)
+		g.hears(`{"group":"` + lobby + `","event":"move","data":{"to":"<e4>"},"from":"bob"}`)
 	}
 	bob.ok("group.publish", of+`,"event":"move","data":1,"role":"admin"`, `{}`)
 	bob.ok("group.send", of+`,"member":"`+cat.conn+`","event":"hint","data":2`, `{}`)
-	ann.hears(`{"group":"lobby","event":"move","data":1,"from":"bob"}`)
-	cat.hears(`{"group":"lobby","event":"hint","data":2,"from":"bob"}`)
+	ann.hears(`{"group":"` + lobby + `","event":"move","data":1,"from":"bob"}`)
+	cat.hears(`{"group":"` + lobby + `","event":"hint","data":2,"from":"bob"}`)
 	bob.fails("group.send", of+`,"member":"nobody","event":"hint"`, wire.NotFound)
 
 	// The meta, which the rule lets admins set.
 	bob.fails("group.meta", of+`,"meta":1`, wire.PermissionDenied)
 	ann.ok("group.meta", of+`,"meta":{"round":2}`, `{"meta":{"round":2}}`)
-	bob.hears(`{"op":"group","group":"lobby","meta":{"round":2}}`)
+	bob.hears(`{"op":"group","group":"` + lobby + `","meta":{"round":2}}`)
 	bob.ok("group.meta", of, `{"meta":{"round":2}}`)
-	ann.hears(`{"op":"group","group":"lobby","meta":{"round":2}}`)
-	cat.hears(`{"op":"group","group":"lobby","meta":{"round":2}}`)
+	ann.hears(`{"op":"group","group":"` + lobby + `","meta":{"round":2}}`)
+	cat.hears(`{"op":"group","group":"` + lobby + `","meta":{"round":2}}`)
 
 	// Another role and other data are a join, for the others.
 	ann.ok("group.join", of+`,"data":2`, "")
-	bob.hears(`{"op":"group","group":"lobby","joined":{"` + ann.conn + `":{"role":"member","data":2}}}`)
-	cat.hears(`{"op":"group","group":"lobby","joined":{"` + ann.conn + `":{"role":"member","data":2}}}`)
+	bob.hears(`{"op":"group","group":"` + lobby + `","joined":{"` + ann.conn + `":{"role":"member","data":2}}}`)
+	cat.hears(`{"op":"group","group":"` + lobby + `","joined":{"` + ann.conn + `":{"role":"member","data":2}}}`)
 	ann.quiet("her own join")
 
 	cat.ok("group.leave", of, `{}`)
 	for _, g := range []*guest{ann, bob} {
-		g.hears(`{"op":"group","group":"lobby","left":{"` + cat.conn + `":{"role":"viewer"}}}`)
+		g.hears(`{"op":"group","group":"` + lobby + `","left":{"` + cat.conn + `":{"role":"viewer"}}}`)
 	}
 	bob.ok("group.publish", of+`,"event":"bye"`, `{}`)
-	ann.hears(`{"group":"lobby","event":"bye","data":null,"from":"bob"}`)
+	ann.hears(`{"group":"` + lobby + `","event":"bye","data":null,"from":"bob"}`)
 	cat.quiet("after the answer to leave")
 	cat.fails("group.publish", of+`,"event":"x"`, wire.FailedPrecondition)
 
 	// Without a word and with one: both are gone at once.
-	dan := newGuest(t, s.url(1), "dan", "lobby")
+	dan := newGuest(t, s.url(1), "dan", lobby)
 	dan.ok("group.join", of, "")
-	ann.hears(`{"op":"group","group":"lobby","joined":{"` + dan.conn + `":{"role":"member"}}}`)
+	ann.hears(`{"op":"group","group":"` + lobby + `","joined":{"` + dan.conn + `":{"role":"member"}}}`)
 	began := time.Now()
 	dan.ws.CloseNow()
-	ann.hears(`{"op":"group","group":"lobby","left":{"` + dan.conn + `":{"role":"member"}}}`)
+	ann.hears(`{"op":"group","group":"` + lobby + `","left":{"` + dan.conn + `":{"role":"member"}}}`)
 	if took := time.Since(began); took > testLease/2 {
 		t.Errorf("who dropped the connection was gone after %s", took)
 	}
 	must(t, bob.ws.Close(websocket.StatusNormalClosure, ""))
-	ann.hears(`{"op":"group","group":"lobby","left":{"` + bob.conn + `":{"role":"member"}}}`)
-	ann.sees("lobby", ann.conn)
+	ann.hears(`{"op":"group","group":"` + lobby + `","left":{"` + bob.conn + `":{"role":"member"}}}`)
+	ann.sees(lobby, ann.conn)
 }
 
 func TestGroupOfTenSeatsHasTen(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 2)
+	s := anyPresence(t, 2, 2)
+	ten := unique("ten")
 	var in, full atomic.Int64
 	var all sync.WaitGroup
 	var last atomic.Pointer[guest]
@@ -102,7 +104,7 @@ func TestGroupOfTenSeatsHasTen(t *testing.T) {
 				t.Errorf("connect: %v", err)
 				return
 			}
-			switch f := g.ask("group.join", `"group":"ten"`); {
+			switch f := g.ask("group.join", `"group":"`+ten+`"`); {
 			case f.Error == nil:
 				in.Add(1)
 				last.Store(g)
@@ -118,42 +120,43 @@ func TestGroupOfTenSeatsHasTen(t *testing.T) {
 		t.Fatalf("got %d in and %d refused, want 10 and 90", in.Load(), full.Load())
 	}
 	// A seat that is given back is free.
-	last.Load().ok("group.leave", `"group":"ten"`, `{}`)
-	newGuest(t, s.url(0), "late", "ten").ok("group.join", `"group":"ten"`, "")
+	last.Load().ok("group.leave", `"group":"`+ten+`"`, `{}`)
+	newGuest(t, s.url(0), "late", ten).ok("group.join", `"group":"`+ten+`"`, "")
 }
 
 // TestGroupOpsOfOneConnectionKeepTheirOrder sends joins and leaves without
 // waiting: the last one counts.
 func TestGroupOpsOfOneConnectionKeepTheirOrder(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 2)
-	seer := newGuest(t, s.url(1), "seer", "hall")
-	seer.ok("group.join", `"group":"hall"`, "")
-	ann := newGuest(t, s.url(0), "ann", "hall")
+	s := anyPresence(t, 2, 2)
+	hall := unique("hall")
+	seer := newGuest(t, s.url(1), "seer", hall)
+	seer.ok("group.join", `"group":"`+hall+`"`, "")
+	ann := newGuest(t, s.url(0), "ann", hall)
 	for i := range 60 {
 		first, second := "group.join", "group.leave"
 		if i%2 == 1 {
 			first, second = second, first
 		}
-		ann.send(fmt.Sprintf(`[{"op":%q,"id":%d,"group":"hall"},{"op":%q,"id":%d,"group":"hall"}]`, first, 10+2*i, second, 11+2*i))
+		ann.send(fmt.Sprintf(`[{"op":%q,"id":%d,"group":"`+hall+`"},{"op":%q,"id":%d,"group":"`+hall+`"}]`, first, 10+2*i, second, 11+2*i))
 	}
 	for i := range 120 {
 		ann.answer(int64(10 + i))
 	}
 	ann.id = 1000
-	seer.sees("hall", seer.conn, ann.conn) // the last was a join
-	ann.ok("group.leave", `"group":"hall"`, `{}`)
-	seer.sees("hall", seer.conn)
+	seer.sees(hall, seer.conn, ann.conn) // the last was a join
+	ann.ok("group.leave", `"group":"`+hall+`"`, `{}`)
+	seer.sees(hall, seer.conn)
 	// At once twice: one member.
-	ann.send(`[{"op":"group.join","id":2001,"group":"hall"},{"op":"group.join","id":2002,"group":"hall"}]`)
+	ann.send(`[{"op":"group.join","id":2001,"group":"` + hall + `"},{"op":"group.join","id":2002,"group":"` + hall + `"}]`)
 	ann.answer(2001)
 	if f := ann.answer(2002); !strings.Contains(string(f.OK), `"count":2`) {
 		t.Errorf("a double join: got %s, want a count of 2", f.Raw)
 	}
 	// Gone while its join is under way.
-	ann.send(`[{"op":"group.leave","id":2003,"group":"hall"},{"op":"group.join","id":2004,"group":"hall"}]`)
+	ann.send(`[{"op":"group.leave","id":2003,"group":"` + hall + `"},{"op":"group.join","id":2004,"group":"` + hall + `"}]`)
 	ann.ws.CloseNow()
-	seer.sees("hall", seer.conn)
+	seer.sees(hall, seer.conn)
 }
 
 // TestGroupSeatsOfAKilledGatewayAreFree kills a gateway: its members are gone
@@ -192,32 +195,33 @@ func TestGroupSeatsOfAKilledGatewayAreFree(t *testing.T) {
 // TestGroupIsClosedByAWorker closes one with a plain NATS request.
 func TestGroupIsClosedByAWorker(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 2)
-	const of = `"group":"team 7"`
-	ann, bob := newGuest(t, s.url(0), "ann", "team 7"), newGuest(t, s.url(1), "bob", "team 7")
+	s := anyPresence(t, 2, 2)
+	team := unique("team 7")
+	of := `"group":"` + team + `"`
+	ann, bob := newGuest(t, s.url(0), "ann", team), newGuest(t, s.url(1), "bob", team)
 	worker := s.worker()
 	if reply, code := svc(t, worker, "group.create", `{`+of+`,"meta":{"name":"seven"},"maxMembers":2}`); code != "" {
 		t.Fatalf("create: %s %s", code, reply)
 	}
 	ann.ok("group.join", of, `{"count":1,"meta":{"name":"seven"},"member":"`+ann.conn+`"}`)
 	bob.ok("group.join", of, "")
-	newGuest(t, s.url(0), "cat", "team 7").fails("group.join", of, wire.ResourceExhausted)
-	ann.hears(`{"op":"group","group":"team 7","joined":{"` + bob.conn + `":{"role":"member"}}}`)
+	newGuest(t, s.url(0), "cat", team).fails("group.join", of, wire.ResourceExhausted)
+	ann.hears(`{"op":"group","group":"` + team + `","joined":{"` + bob.conn + `":{"role":"member"}}}`)
 
 	// A worker takes one out, speaks to all, and closes it.
 	if reply, code := svc(t, worker, "group.leave", `{`+of+`,"conn":"`+bob.conn+`"}`); code != "" {
 		t.Fatalf("leave: %s %s", code, reply)
 	}
-	bob.hears(`{"op":"group","group":"team 7","left":{"` + bob.conn + `":{"role":"member"}}}`)
-	ann.hears(`{"op":"group","group":"team 7","left":{"` + bob.conn + `":{"role":"member"}}}`)
+	bob.hears(`{"op":"group","group":"` + team + `","left":{"` + bob.conn + `":{"role":"member"}}}`)
+	ann.hears(`{"op":"group","group":"` + team + `","left":{"` + bob.conn + `":{"role":"member"}}}`)
 	bob.fails("group.members", of, wire.FailedPrecondition)
 	bob.ok("group.join", of, "")
-	ann.hears(`{"op":"group","group":"team 7","joined":{"` + bob.conn + `":{"role":"member"}}}`)
+	ann.hears(`{"op":"group","group":"` + team + `","joined":{"` + bob.conn + `":{"role":"member"}}}`)
 	if reply, code := svc(t, worker, "group.publish", `{`+of+`,"event":"news","data":[1]}`); code != "" {
 		t.Fatalf("publish: %s %s", code, reply)
 	}
 	for _, g := range []*guest{ann, bob} {
-		g.hears(`{"group":"team 7","event":"news","data":[1]}`)
+		g.hears(`{"group":"` + team + `","event":"news","data":[1]}`)
 	}
 	for range 2 { // closing twice is safe
 		if reply, code := svc(t, worker, "group.close", `{`+of+`}`); code != "" {
@@ -225,7 +229,7 @@ func TestGroupIsClosedByAWorker(t *testing.T) {
 		}
 	}
 	for _, g := range []*guest{ann, bob} {
-		g.hears(`{"op":"group","group":"team 7","closed":true}`)
+		g.hears(`{"op":"group","group":"` + team + `","closed":true}`)
 		g.fails("group.publish", of+`,"event":"x"`, wire.FailedPrecondition)
 		g.fails("group.join", of, wire.FailedPrecondition)
 		g.quiet("in a closed group")

@@ -55,7 +55,13 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "integration: build the binary: %v\n%s", err, out)
 		return 1
 	}
-	code := pgdev.Main(m).Run()
+	tests := pgdev.Main(m).Run
+	code := 0
+	if existing() {
+		code = onExisting(tests)
+	} else {
+		code = tests()
+	}
 	if err := goleak.Find(ofTheServer()...); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		return 1
@@ -77,6 +83,9 @@ type process struct {
 // is shown if the test failed.
 func start(t *testing.T, name string, env []string, args ...string) *process {
 	t.Helper()
+	if args[0] == "run" || args[0] == "dev" {
+		ownProcesses(t)
+	}
 	return startProgram(t, name, env, binary, args...)
 }
 

@@ -81,7 +81,8 @@ func (p *peer) usable(after string) {
 // Nothing that a client sends by mistake costs it the connection.
 func TestBadInputIsAnErrorAndTheConnectionStays(t *testing.T) {
 	t.Parallel()
-	s := anyStack(t, 1)
+	s := openStack(t, 1)
+	topic := unique("a.b")
 	p := newPeer(t, s.url(0), "clumsy")
 	manyFrames := func(n int) string {
 		return "[" + strings.TrimSuffix(strings.Repeat(`{"op":"pong"},`, n), ",") + "]"
@@ -93,26 +94,26 @@ func TestBadInputIsAnErrorAndTheConnectionStays(t *testing.T) {
 	}{
 		{"not JSON", `hello?`, 0, "INVALID_ARGUMENT", ""},
 		{"nothing", ``, 0, "INVALID_ARGUMENT", ""},
-		{"half a frame", `{"op":"publish","id":7,"topic":"a.b"`, 0, "INVALID_ARGUMENT", ""},
+		{"half a frame", `{"op":"publish","id":7,"topic":"` + topic + `"`, 0, "INVALID_ARGUMENT", ""},
 		{"a string", `"hello"`, 0, "INVALID_ARGUMENT", ""},
 		{"null", `null`, 0, "INVALID_ARGUMENT", ""},
 		{"two values", `{"op":"pong"} {"op":"pong"}`, 0, "INVALID_ARGUMENT", ""},
 		{"an array of arrays", `[[{"op":"pong"}]]`, 0, "INVALID_ARGUMENT", ""},
 		{"no op", `{"id":7}`, 7, "INVALID_ARGUMENT", "op"},
 		{"an unknown op", `{"op":"explode","id":7}`, 7, "INVALID_ARGUMENT", "op"},
-		{"a cursor where the rule has none", `{"op":"cursor","id":7,"topic":"a.b","data":1}`, 7, "PERMISSION_DENIED", "cursors"},
-		{"the past of a topic that keeps none", `{"op":"history","id":7,"topic":"a.b","after":0}`, 7, "FAILED_PRECONDITION", "replay"},
-		{"an id that is no number", `{"op":"subscribe","id":"7","topic":"a.b"}`, 0, "INVALID_ARGUMENT", "id"},
-		{"an id out of range", `{"op":"subscribe","id":9007199254740992,"topic":"a.b"}`, 0, "INVALID_ARGUMENT", "id"},
-		{"no id", `{"op":"subscribe","topic":"a.b"}`, 0, "INVALID_ARGUMENT", "id"},
+		{"a cursor where the rule has none", `{"op":"cursor","id":7,"topic":"` + topic + `","data":1}`, 7, "PERMISSION_DENIED", "cursors"},
+		{"the past of a topic that keeps none", `{"op":"history","id":7,"topic":"` + topic + `","after":0}`, 7, "FAILED_PRECONDITION", "replay"},
+		{"an id that is no number", `{"op":"subscribe","id":"7","topic":"` + topic + `"}`, 0, "INVALID_ARGUMENT", "id"},
+		{"an id out of range", `{"op":"subscribe","id":9007199254740992,"topic":"` + topic + `"}`, 0, "INVALID_ARGUMENT", "id"},
+		{"no id", `{"op":"subscribe","topic":"` + topic + `"}`, 0, "INVALID_ARGUMENT", "id"},
 		{"no topic", `{"op":"subscribe","id":7}`, 7, "INVALID_ARGUMENT", "topic"},
 		{"an empty token", `{"op":"publish","id":7,"topic":"a..b","data":1}`, 7, "INVALID_ARGUMENT", "topic"},
 		{"a system subject", `{"op":"publish","id":7,"topic":"$JS.API.STREAM.PURGE.X","data":1}`, 7, "INVALID_ARGUMENT", "topic"},
 		{"a line break in a topic", `{"op":"publish","id":7,"topic":"a\r\nPUB x 1","data":1}`, 7, "INVALID_ARGUMENT", "topic"},
 		{"a long topic", `{"op":"publish","id":7,"topic":"` + strings.Repeat("a", 256) + `","data":1}`, 7, "INVALID_ARGUMENT", "topic"},
 		{"a publish to a pattern", `{"op":"publish","id":7,"topic":"a.*","data":1}`, 7, "INVALID_ARGUMENT", "topic"},
-		{"a bad event", `{"op":"publish","id":7,"topic":"a.b","event":"a b","data":1}`, 7, "INVALID_ARGUMENT", "event"},
-		{"bad JSON as data", `{"op":"publish","id":7,"topic":"a.b","data":{"a":}}`, 0, "INVALID_ARGUMENT", ""},
+		{"a bad event", `{"op":"publish","id":7,"topic":"` + topic + `","event":"a b","data":1}`, 7, "INVALID_ARGUMENT", "event"},
+		{"bad JSON as data", `{"op":"publish","id":7,"topic":"` + topic + `","data":{"a":}}`, 0, "INVALID_ARGUMENT", ""},
 		{"a second hello", `{"op":"hello","id":7}`, 7, "FAILED_PRECONDITION", ""},
 		{"257 frames", manyFrames(257), 0, "INVALID_ARGUMENT", "256"},
 	}
@@ -133,7 +134,7 @@ func TestBadInputIsAnErrorAndTheConnectionStays(t *testing.T) {
 	p.usable("binary")
 
 	for _, size := range []int{1_000_001, 15_000_000} {
-		p.send(`{"op":"publish","id":7,"topic":"a.b","data":"` + strings.Repeat("x", size-46) + `"}`)
+		p.send(`{"op":"publish","id":7,"topic":"` + topic + `","data":"` + strings.Repeat("x", size-46) + `"}`)
 		e := p.refused("oversized", 0, "RESOURCE_EXHAUSTED")
 		if e.RetryAfterMs != nil || e.Details["limit"] != 1e6 || e.Details["observed"].(float64) < float64(size)-10 {
 			t.Errorf("oversized: got %+v, want no retry, the limit and %d observed", e, size)

@@ -17,20 +17,21 @@ import (
 func TestGatewaysShareABucketExactly(t *testing.T) {
 	t.Parallel()
 	const clients, each, capacity = 8, 125, 100
-	r := ratedStack(t, 2, `
+	r := anyRated(t, 2, `
 limits: {hundred: {capacity: 100, refill: 1, per: 8760h}}
-topics: [{match: "t.>", rate: {publish: hundred}}]
+topics: [{match: "hundred.>", rate: {publish: hundred}}]
 `)
 	var mu sync.Mutex
 	granted, refused, undecided := 0, 0, 0
+	ann := strings.ReplaceAll(unique("ann"), ".", "-") // whose bucket is full
 	many(t, clients, func(i int) error {
-		c, err := tryDial(t, r.url(i), client.Options{Token: token("ann", nil)})
+		c, err := tryDial(t, r.url(i), client.Options{Token: token(ann, nil)})
 		if err != nil {
 			return err
 		}
 		var sent []*client.Publication
 		for n := range each {
-			p, err := c.PublishAsync(fmt.Sprintf("t.%d", i), "", n, client.PublishOptions{})
+			p, err := c.PublishAsync(fmt.Sprintf(lent("hundred.%d"), i), "", n, client.PublishOptions{})
 			if err != nil {
 				return err
 			}
@@ -44,7 +45,7 @@ topics: [{match: "t.>", rate: {publish: hundred}}]
 				granted++
 			case nobodyDecided(e):
 				undecided++
-			case e.Code == wire.ResourceExhausted && e.Details["limit"] == "hundred":
+			case e.Code == wire.ResourceExhausted && e.Details["limit"] == lentRule("hundred"):
 				refused++
 			default:
 				t.Errorf("refused with %v %v", e, e.Details)

@@ -91,9 +91,9 @@ func (c *target) until(t *testing.T, event string) (events []string) {
 // both, wherever they are; how many is the sum of what the gateways say.
 func TestMatchReachesExactlyWhoHasTheAttributes(t *testing.T) {
 	t.Parallel()
-	const gateways = 3
-	s := newStack(t, gateways)
-	worker := s.worker()
+	s := openStack(t, 3)
+	gateways := s.size()
+	worker, operator := s.worker(), s.operator()
 	var all []*target
 	want := map[string][]string{}
 	add := func(user string, attributes map[string]any, events ...string) {
@@ -124,7 +124,7 @@ func TestMatchReachesExactlyWhoHasTheAttributes(t *testing.T) {
 		{`{"unheard":"of"}`, "none", 0},
 		{`{"role":"admin","level":3,"region":"us"}`, "none", 0},
 	} {
-		if said := poll(t, worker, matching(m.criteria, m.event, `1`), gateways); said.reached != m.reached || said.codes != nil {
+		if said := poll(t, operator, matching(m.criteria, m.event, `1`), gateways); said.reached != m.reached || said.codes != nil {
 			t.Errorf("%s: %+v, want %d reached", m.criteria, said, m.reached)
 		}
 		both += m.reached
@@ -148,13 +148,13 @@ func TestMatchReachesExactlyWhoHasTheAttributes(t *testing.T) {
 // The headers of a direct message count for a match too.
 func TestMatchCarriesTheHeadersOfADirectMessage(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
-	worker := s.worker()
+	s := openStack(t, 2)
+	worker := s.operator()
 	ann, bob := s.target(0, "ann", map[string]any{"team": 7}), s.target(1, "bob", map[string]any{"team": 7})
 	msg := matching(`{"team":7}`, "shift", `{"a": 1}`)
 	msg.Header.Set("Fl-Topic", "rota")
 	msg.Header.Set("Fl-Exclude", bob.Welcome().Conn)
-	if said := poll(t, worker, msg, 2); said.reached != 1 || said.codes != nil {
+	if said := poll(t, worker, msg, s.size()); said.reached != 1 || said.codes != nil {
 		t.Errorf("%+v, want 1 reached: bob is excluded", said)
 	}
 	if m := receive(t, ann.inbox); m.Event != "shift" || m.Topic != "rota" || string(m.Data) != `{"a": 1}` {
@@ -171,12 +171,13 @@ func TestMatchCarriesTheHeadersOfADirectMessage(t *testing.T) {
 // What a newer token says counts from the answer to refresh on.
 func TestATokenRefreshReindexesItsConnection(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 1)
-	worker := s.worker()
+	s := openStack(t, 1)
+	gateways := s.size()
+	worker := s.operator()
 	ann := s.target(0, "ann", map[string]any{"role": "guest", "region": "eu"})
 	counts := func(criteria string, want int) {
 		t.Helper()
-		if said := poll(t, worker, matching(criteria, "m", `1`), 1); said.reached != want {
+		if said := poll(t, worker, matching(criteria, "m", `1`), gateways); said.reached != want {
 			t.Errorf("%s: %+v, want %d reached", criteria, said, want)
 		}
 	}
@@ -197,7 +198,7 @@ func TestATokenRefreshReindexesItsConnection(t *testing.T) {
 	counts(`{"role":"admin"}`, 1)
 	ann.Abort()
 	eventually(t, "who has left is not matched", func() (any, bool) {
-		said := poll(t, worker, matching(`{"role":"admin"}`, "m", `1`), 1)
+		said := poll(t, worker, matching(`{"role":"admin"}`, "m", `1`), gateways)
 		return said, said.reached == 0
 	})
 }
@@ -224,9 +225,9 @@ func TestAGatewayStartedLateMatches(t *testing.T) {
 // Criteria that somebody got wrong reach nobody, and a requester hears why.
 func TestMatchRefusesCriteriaThatAreWrong(t *testing.T) {
 	t.Parallel()
-	const gateways = 2
-	s := newStack(t, gateways)
-	worker := s.worker()
+	s := openStack(t, 2)
+	gateways := s.size()
+	worker := s.operator()
 	ann, bob := s.target(0, "ann", map[string]any{"role": "admin"}), s.target(1, "bob", map[string]any{"role": "admin"})
 	for _, criteria := range []string{
 		"", "{}", "null", "[]", "true", `"role"`, "{", `{"role":"admin"`, `{"role":null}`, `{"role":{"is":"admin"}}`, `{"role":["admin"]}`,

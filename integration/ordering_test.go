@@ -16,7 +16,7 @@ import (
 func TestTwoPublishersOnTwoGatewaysArriveOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	const each = 1000
-	s := anyStack(t, 2)
+	s := openStack(t, 2)
 	c := newChecker()
 	topics := []string{unique("order"), unique("order")}
 	var listeners []*listener

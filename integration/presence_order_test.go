@@ -14,20 +14,21 @@ import (
 // Joins and leaves of one connection count in the order in which they were sent.
 func TestJoinAndLeaveRaces(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 2)
-	eye := watching(t, s.as(1, "eye"), "now.a")
+	s := anyPresence(t, 2, 2)
+	now := unique("now")
+	eye := watching(t, s.as(1, "eye"), now)
 	eye.sees()
 	for _, ends := range []string{"presence.join", "presence.leave"} {
 		p := newPeer(t, s.url(0), "ann")
-		p.send(`{"op":"subscribe","id":2,"topic":"now.a"}`)
+		p.send(`{"op":"subscribe","id":2,"topic":"` + now + `"}`)
 		p.hears(2)
 		const rounds = 300
 		sent := make(chan error, 1)
 		go func() {
 			for i := range rounds {
-				frame := fmt.Sprintf(`{"op":"presence.leave","id":%d,"topic":"now.a"}`, i+10)
+				frame := fmt.Sprintf(`{"op":"presence.leave","id":%d,"topic":"`+now+`"}`, i+10)
 				if (i%2 == 0) == (ends == "presence.leave") {
-					frame = fmt.Sprintf(`{"op":"presence.join","id":%d,"topic":"now.a","data":%d}`, i+10, i)
+					frame = fmt.Sprintf(`{"op":"presence.join","id":%d,"topic":"`+now+`","data":%d}`, i+10, i)
 				}
 				if err := p.ws.Write(within(t), websocket.MessageText, []byte(frame)); err != nil {
 					sent <- err
@@ -60,7 +61,7 @@ func TestJoinAndLeaveRaces(t *testing.T) {
 		eye.sees()
 	}
 	nc := s.worker()
-	if got, _ := svc(t, nc, "count", `{"topic":"now.a"}`); got != `{"count":0}` {
+	if got, _ := svc(t, nc, "count", `{"topic":"`+now+`"}`); got != `{"count":0}` {
 		t.Errorf("count: got %s", got)
 	}
 }
@@ -68,7 +69,8 @@ func TestJoinAndLeaveRaces(t *testing.T) {
 // The answer to a subscribe comes first, then the state, then what changes.
 func TestStateFollowsTheReplyAndPrecedesDiffs(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 2)
+	s := anyPresence(t, 2, 2)
+	now := unique("now")
 	nc := s.worker()
 	stop := make(chan struct{})
 	done := make(chan struct{})
@@ -79,14 +81,14 @@ func TestStateFollowsTheReplyAndPrecedesDiffs(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				_, _ = nc.Request("fl.svc.presence.join", fmt.Appendf(nil, `{"topic":"now.a","user":"busy%d","data":%d,"ttl":"10s"}`, i%5, i), time.Second)
+				_, _ = nc.Request("fl.svc.presence.join", fmt.Appendf(nil, `{"topic":"`+now+`","user":"busy%d","data":%d,"ttl":"10s"}`, i%5, i), time.Second)
 			}
 		}
 	}()
 	for i := range 30 {
 		p := newPeer(t, s.url(i), "ann")
 		kind := [...]string{"watch", "join"}[i%2]
-		p.send(fmt.Sprintf(`{"op":"subscribe","id":2,"topic":"now.a","presence":%q}`, kind))
+		p.send(fmt.Sprintf(`{"op":"subscribe","id":2,"topic":"`+now+`","presence":%q}`, kind))
 		before, reply := p.hears(2)
 		if len(before) > 0 || reply.Error != nil {
 			t.Fatalf("before the reply: %d frames; %s", len(before), reply.Raw)

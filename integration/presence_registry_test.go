@@ -44,7 +44,7 @@ func has(t *testing.T, nc *nats.Conn, user string, conns ...string) (found []wir
 // when it ends.
 func TestRegistryKnowsConnections(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 2)
+	s := anyPresence(t, 2, 2)
 	nc := s.worker()
 	has(t, nc, "ann")
 	before := time.Now().Add(-time.Second).UnixMilli()
@@ -79,7 +79,7 @@ func TestRegistryKnowsConnections(t *testing.T) {
 // A refresh changes what the registry says of a connection, not which is newest.
 func TestRegistryFollowsTheToken(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 1, 1)
+	s := anyPresence(t, 1, 1)
 	nc := s.worker()
 	attributes := func(role string) map[string]any {
 		return map[string]any{"attributes": map[string]string{"role": role}}
@@ -127,7 +127,7 @@ func TestRegistryOfUnusualUsers(t *testing.T) {
 // Whether many users are there is one question.
 func TestOnlineOfMany(t *testing.T) {
 	t.Parallel()
-	s, _ := presenceStack(t, 2, 1)
+	s := anyPresence(t, 2, 1)
 	nc := s.worker()
 	want := map[string]bool{}
 	var users []string

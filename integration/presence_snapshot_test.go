@@ -17,8 +17,8 @@ import (
 func TestStatesAndDiffsFitTogether(t *testing.T) {
 	t.Parallel()
 	const members, joins, watchers, looks = 10, 50, 10, 100 // a join and a leave each time
-	s, _ := presenceStack(t, 2, 2)
-	const topic = "now.snapshot"
+	s := anyPresence(t, 2, 2)
+	topic := unique("now")
 	nc := s.worker()
 	stays := joining(t, s.as(0, "stays"), topic, "")
 	stays.sees("stays")

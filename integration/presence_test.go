@@ -11,23 +11,24 @@ import (
 // Who joins finds itself in the state; who watches hears of it, on every
 // gateway, and is not counted.
 func TestPresenceAcrossGateways(t *testing.T) {
-	s, _ := presenceStack(t, 2, 2)
-	eye := watching(t, s.as(1, "eye"), "room.a")
+	s := anyPresence(t, 2, 2)
+	room := unique("room")
+	eye := watching(t, s.as(1, "eye"), room)
 	eye.sees()
-	ann := joining(t, s.as(0, "ann"), "room.a", `{"mood":"fine","password":"x","deep":[{"Token":"y","author":"z"}]}`)
+	ann := joining(t, s.as(0, "ann"), room, `{"mood":"fine","password":"x","deep":[{"Token":"y","author":"z"}]}`)
 	ann.sees("ann")
 	eye.sees("ann")
 	eye.says("ann", `{"mood":"fine","deep":[{"author":"z"}]}`)
-	bob := joining(t, s.as(1, "bob"), "room.a", "")
+	bob := joining(t, s.as(1, "bob"), room, "")
 	for _, o := range []*observer{eye, ann, bob} {
 		o.sees("ann", "bob")
 	}
 	nc := s.worker()
-	if got, _ := svc(t, nc, "count", `{"topic":"room.a"}`); got != `{"count":2}` {
+	if got, _ := svc(t, nc, "count", `{"topic":"`+room+`"}`); got != `{"count":2}` {
 		t.Errorf("count: got %s", got)
 	}
 	var list wire.PresenceList
-	got, _ := svc(t, nc, "list", `{"topic":"room.a"}`)
+	got, _ := svc(t, nc, "list", `{"topic":"`+room+`"}`)
 	if err := json.Unmarshal([]byte(got), &list); err != nil || list.Count != 2 || len(list.Users) != 2 || string(list.Users["ann"].Data) != `{"mood":"fine","deep":[{"author":"z"}]}` {
 		t.Errorf("list: got %s", got)
 	}
@@ -41,14 +42,15 @@ func TestPresenceAcrossGateways(t *testing.T) {
 // A user's connections are one member: the newest speaks, and when it goes the
 // one before it does again.
 func TestSeveralConnectionsAreOneMember(t *testing.T) {
-	s, _ := presenceStack(t, 2, 1)
-	eye := watching(t, s.as(0, "eye"), "now.a")
+	s := anyPresence(t, 2, 1)
+	now := unique("now")
+	eye := watching(t, s.as(0, "eye"), now)
 	eye.sees()
-	first := joining(t, s.as(0, "ann"), "now.a", `{"tab":1}`)
+	first := joining(t, s.as(0, "ann"), now, `{"tab":1}`)
 	eye.says("ann", `{"tab":1}`)
-	second := joining(t, s.as(1, "ann"), "now.a", `{"tab":2}`)
+	second := joining(t, s.as(1, "ann"), now, `{"tab":2}`)
 	eye.says("ann", `{"tab":2}`)
-	third := joining(t, s.as(0, "ann"), "now.a", `{"tab":3}`)
+	third := joining(t, s.as(0, "ann"), now, `{"tab":3}`)
 	eye.says("ann", `{"tab":3}`)
 	revs := eye.view.Now().Rev
 	second.Close(wire.CloseNormal) // nobody sees it
@@ -63,20 +65,22 @@ func TestSeveralConnectionsAreOneMember(t *testing.T) {
 
 // An abrupt loss waits for a return, which nobody sees.
 func TestLeaveDelay(t *testing.T) {
-	s, _ := presenceStack(t, 2, 1)
-	eye := watching(t, s.as(0, "eye"), "long.a")
-	short := watching(t, s.as(0, "eye"), "room.a")
+	s := anyPresence(t, 2, 1)
+	long := unique("long")
+	room := unique("room")
+	eye := watching(t, s.as(0, "eye"), long)
+	short := watching(t, s.as(0, "eye"), room)
 	eye.sees()
 	short.sees()
-	ann := joining(t, s.as(0, "ann"), "long.a", `1`)
-	bob := joining(t, s.as(0, "bob"), "room.a", ``)
+	ann := joining(t, s.as(0, "ann"), long, `1`)
+	bob := joining(t, s.as(0, "bob"), room, ``)
 	eye.sees("ann")
 	short.sees("bob")
 	rev := eye.view.Now().Rev
 	ann.Abort()
 	bob.Abort()
 	short.sees() // after a second
-	ann = joining(t, s.as(1, "ann"), "long.a", `1`)
+	ann = joining(t, s.as(1, "ann"), long, `1`)
 	ann.sees("ann")
 	if now := eye.view.Now(); now.Rev != rev || !now.Has("ann") {
 		t.Errorf("the return was seen: rev %d, was %d", now.Rev, rev)

@@ -71,7 +71,7 @@ func TestGarbageToTheReplayService(t *testing.T) {
 // and of Fairlead's own bookkeeping do no harm to who listens or resumes.
 func TestForgedHeadersDoNoHarm(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 1000, 2)
+	s := anyReplayed(t, 1000, 2)
 	topic := unique("chat.room")
 	worker := s.worker()
 	ann := s.as(0, "ann")
@@ -144,7 +144,7 @@ func TestForgedHeadersDoNoHarm(t *testing.T) {
 // may publish on the topic says what is on it.
 func TestAForgedClearIsAMarkerOnly(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 100, 1)
+	s := anyReplayed(t, 100, 1)
 	topic, other := unique("chat.room"), unique("chat.room")
 	ann := s.as(0, "ann")
 	for i := range 3 {

@@ -124,7 +124,7 @@ func TestAKilledGatewayCostsNoMessage(t *testing.T) {
 // Whatever is published while a client resumes comes once and in order.
 func TestResumeWhileOthersPublish(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 10000, 2)
+	s := anyReplayed(t, 10000, 2)
 	topic := unique("chat.room")
 	rounds := 1000
 	if raceEnabled {
@@ -217,7 +217,7 @@ func TestTruncationIsExact(t *testing.T) {
 // A key is stored once, and a subscriber sees it once.
 func TestKeyedPublishIsStoredOnce(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 100, 2)
+	s := anyReplayed(t, 100, 2)
 	topic := unique("chat.room")
 	ann, bob := s.as(0, "ann"), s.as(1, "bob")
 	sub := subscribe(t, bob, topic)
@@ -276,14 +276,15 @@ func TestAGatewayMendsAHole(t *testing.T) {
 // is stored as a whole or not at all.
 func TestAtomicBatch(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 100, 1)
+	s := anyReplayed(t, 100, 1)
+	plain := unique("plain")
 	topic := unique("chat.room")
 	ann := s.as(0, "ann")
 	sub := subscribe(t, ann, topic)
 	message := func(topic string, n int) map[string]any {
 		return map[string]any{"topic": topic, "event": "message", "data": n}
 	}
-	_, err := ann.Request(within(t), "batch", map[string]any{"atomic": true, "messages": []any{message(topic, 1), message("plain.x", 2)}})
+	_, err := ann.Request(within(t), "batch", map[string]any{"atomic": true, "messages": []any{message(topic, 1), message(plain, 2)}})
 	var e *wire.Error
 	if !errors.As(err, &e) || e.Code != wire.FailedPrecondition {
 		t.Errorf("a batch over two rules: %v, want FAILED_PRECONDITION", err)
@@ -332,7 +333,7 @@ func TestANATSRestartCostsNoMessage(t *testing.T) {
 // like a hole; and it does not come back to its session after a reconnect.
 func TestNoEchoLeavesNoHole(t *testing.T) {
 	t.Parallel()
-	s := replayed(t, natsdev.Test(t), 1000, 1)
+	s := anyReplayed(t, 1000, 1)
 	topic := unique("chat.room")
 	ann, bob := s.as(0, "ann"), s.as(0, "bob")
 	sub, err := ann.Subscribe(within(t), topic, client.SubscribeOptions{Control: true})

@@ -11,8 +11,9 @@ import (
 
 func TestSendAndKick(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 2)
-	env := []string{"FAIRLEAD_NATS_URL=" + s.nats}
+	s := openStack(t, 2)
+	bobs := strings.ReplaceAll(unique("bob"), ".", "-") // who is revoked for a day
+	env := s.onBus(operatorURL())
 	says := func(want string, args ...string) {
 		t.Helper()
 		out, errs, code := run(t, env, "", append(args, "--wait", "1s")...)
@@ -46,9 +47,9 @@ func TestSendAndKick(t *testing.T) {
 	left(t, ann[0].Client, 4001, "go away")
 	says("1 connection reached", "kick", "ann")
 	left(t, ann[1].Client, wire.CloseForbidden, "disconnected by an operator")
-	old := aged("bob", 3*time.Second)
+	old := aged(bobs, 3*time.Second)
 	bob := dial(t, s.url(1), client.Options{Token: old})
-	says("1 connection reached", "kick", "bob", "--revoke", "--reason", "stolen")
+	says("1 connection reached", "kick", bobs, "--revoke", "--reason", "stolen")
 	left(t, bob, wire.CloseForbidden, "")
 	banned(t, s.url(0), old)
 

@@ -108,9 +108,7 @@ func TestASessionIsReadThroughAnotherReplica(t *testing.T) {
 func TestASessionLivesAsLongAsItIsUsed(t *testing.T) {
 	t.Parallel()
 	const ttl = 2 * time.Second
-	url := natsdev.Test(t).ClientURL()
-	sessionReplicas(t, url, 2)
-	nc := connect(t, url)
+	nc := anySessions(t, 2)
 	expectSession(t, nc, "set", `{"token":"`+sessionToken+`-unused","data":1,"ttl":"2s"}`, `{}`)
 	tick := time.NewTicker(ttl / 2)
 	defer tick.Stop()

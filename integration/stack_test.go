@@ -37,18 +37,13 @@ type stack struct {
 	urls     []string
 }
 
-// existing reports whether the tests are told of a stack that runs already.
-func existing() bool {
-	return os.Getenv("FAIRLEAD_URL") != "" && os.Getenv("FAIRLEAD_NATS_URL") != ""
-}
-
 // anyStack returns the stack that the environment names, else a new one.
 func anyStack(t *testing.T, gateways int) *stack {
 	t.Helper()
 	if !existing() {
 		return newStack(t, gateways)
 	}
-	return &stack{t: t, nats: os.Getenv("FAIRLEAD_NATS_URL"), urls: strings.Split(os.Getenv("FAIRLEAD_URL"), ",")}
+	return visit(t)
 }
 
 // newStack starts a NATS server and gateways, each a process of its own.
@@ -213,11 +208,12 @@ func readAll(t *testing.T, resp *http.Response) string {
 	return strings.TrimSpace(string(b))
 }
 
-// unique returns a topic that no other test, nor a run before, has used.
+// unique returns a topic, group or method that no other test, nor a run before,
+// has used. On a stack that was lent rules it is one of theirs.
 func unique(prefix string) string {
 	b := make([]byte, 6)
 	rand.Read(b)
-	return prefix + "." + hex.EncodeToString(b)
+	return lent(prefix) + "." + hex.EncodeToString(b)
 }
 
 // freePort finds a port that nothing listens on, for what must be known before

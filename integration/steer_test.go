@@ -139,14 +139,14 @@ func TestRoundsSeesWrongOrder(t *testing.T) {
 // between there are none.
 func TestOperatorsSubscribeAndUnsubscribeUnderAStream(t *testing.T) {
 	t.Parallel()
-	server := natsdev.Test(t)
-	for _, topic := range []string{"plain.stream", "chat.stream"} {
-		t.Run(topic, func(t *testing.T) {
-			const gateways, turns = 3, 15
-			s := replayed(t, server, 1000, gateways) // chat.> is replayed
-			worker := s.worker()
+	for _, rule := range []string{"plain", "chat"} { // which is replayed
+		t.Run(rule, func(t *testing.T) {
+			const clients, turns = 3, 15
+			s := anyReplayed(t, 1000, clients)
+			gateways, topic := s.size(), unique(rule)
+			worker, operator := s.worker(), s.operator()
 			var all []*steered
-			for i := range gateways {
+			for i := range clients {
 				all = append(all, newSteered(t, s.url(i), "ann"))
 			}
 			stop, streamed := make(chan struct{}), make(chan error, 1)
@@ -167,7 +167,7 @@ func TestOperatorsSubscribeAndUnsubscribeUnderAStream(t *testing.T) {
 				}
 			}()
 			for turn := range turns {
-				ordered(t, worker, "user.ann", `{"action":"subscribe","topic":"`+topic+`"}`, gateways, gateways)
+				ordered(t, operator, "user.ann", `{"action":"subscribe","topic":"`+topic+`"}`, gateways, clients)
 				for _, c := range all {
 					_, before, _ := rounds(c.heard("subscribed", func([]wire.ServerFrame) bool { return true }), topic)
 					c.heard("a message of the round", func(f []wire.ServerFrame) bool {
@@ -175,7 +175,7 @@ func TestOperatorsSubscribeAndUnsubscribeUnderAStream(t *testing.T) {
 						return messages > before || problem != ""
 					})
 				}
-				ordered(t, worker, "user.ann", `{"action":"unsubscribe","topic":"`+topic+`"}`, gateways, gateways)
+				ordered(t, operator, "user.ann", `{"action":"unsubscribe","topic":"`+topic+`"}`, gateways, clients)
 				for i, c := range all {
 					frames := c.heard("the end of the round", func(f []wire.ServerFrame) bool {
 						ended, _, problem := rounds(f, topic)
@@ -186,7 +186,7 @@ func TestOperatorsSubscribeAndUnsubscribeUnderAStream(t *testing.T) {
 					}
 				}
 			}
-			ordered(t, worker, "user.ann", `{"action":"unsubscribe","topic":"`+topic+`"}`, gateways, 0)
+			ordered(t, operator, "user.ann", `{"action":"unsubscribe","topic":"`+topic+`"}`, gateways, 0)
 			close(stop)
 			must(t, receive(t, streamed))
 			for i, c := range all {
@@ -246,15 +246,16 @@ func TestAnOperatorsWordStandsAboveTheRule(t *testing.T) {
 // leaves, as fast as both can.
 func TestOperatorsAndClientsAtTheSameTime(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 1)
-	worker := s.worker()
+	s := openStack(t, 1)
+	gateways, prefix := s.size(), unique("t")
+	worker := s.operator()
 	for round := range 8 {
 		c := newSteered(t, s.url(0), "ann")
 		var both sync.WaitGroup
 		both.Go(func() {
 			for i := range 60 {
 				for _, action := range []string{"subscribe", "unsubscribe"} {
-					body := fmt.Sprintf(`{"action":"%s","topic":"t.%d"}`, action, i%3)
+					body := fmt.Sprintf(`{"action":"%s","topic":"%s.%d"}`, action, prefix, i%3)
 					if err := worker.PublishMsg(&nats.Msg{Subject: "fl.control.user.ann", Data: []byte(body)}); err != nil {
 						t.Error(err)
 					}
@@ -262,7 +263,7 @@ func TestOperatorsAndClientsAtTheSameTime(t *testing.T) {
 			}
 		})
 		for i := range 60 {
-			c.send(fmt.Sprintf(`[{"op":"subscribe","id":%d,"topic":"t.%d"},{"op":"unsubscribe","id":%d,"topic":"t.%d"}]`, 2*i+10, i%3, 2*i+11, i%3))
+			c.send(fmt.Sprintf(`[{"op":"subscribe","id":%d,"topic":"%s.%d"},{"op":"unsubscribe","id":%d,"topic":"%s.%d"}]`, 2*i+10, prefix, i%3, 2*i+11, prefix, i%3))
 		}
 		if round%2 == 0 {
 			c.heard("all answers", func(f []wire.ServerFrame) bool {
@@ -279,7 +280,7 @@ func TestOperatorsAndClientsAtTheSameTime(t *testing.T) {
 		c.ws.Close(websocket.StatusNormalClosure, "")
 	}
 	eventually(t, "nobody is subscribed to anything", func() (any, bool) {
-		said := order(t, worker, "user.ann", `{"action":"unsubscribe","topic":"t.0"}`, 1)
+		said := order(t, worker, "user.ann", `{"action":"unsubscribe","topic":"`+prefix+`.0"}`, gateways)
 		return said, said.reached == 0
 	})
 }

@@ -14,7 +14,7 @@ import (
 // printed into last where that is not nil.
 func (s *taskStack) command(last any, args ...string) (out, errs string, code int) {
 	s.t.Helper()
-	out, errs, code = run(s.t, []string{"FAIRLEAD_NATS_URL=" + s.nats}, "", append([]string{"tasks"}, args...)...)
+	out, errs, code = run(s.t, s.onBus(s.nats), "", append([]string{"tasks"}, args...)...)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if last != nil {
 		if err := json.Unmarshal([]byte(lines[len(lines)-1]), last); err != nil {
@@ -28,25 +28,27 @@ func (s *taskStack) command(last any, args ...string) (out, errs string, code in
 // and followed through a second attempt to its end.
 func TestTasksOnTheCommandLine(t *testing.T) {
 	t.Parallel()
-	s := bareTasks(t, 1)
+	s := anyBareTasks(t, 1)
+	resize := taskName("cli.resize")
+	other := taskName("cli.other")
 	var enqueued wire.TaskEnqueued
-	if out, errs, code := s.command(&enqueued, "enqueue", "cli.resize", `{"n": 1}`, "--key", "k1", "--metadata", `{"by":"cli"}`); code != 0 {
+	if out, errs, code := s.command(&enqueued, "enqueue", resize, `{"n": 1}`, "--key", "k1", "--metadata", `{"by":"cli"}`); code != 0 {
 		t.Fatalf("enqueue: exit code %d, %s%s", code, out, errs)
 	}
 	id := enqueued.ID
-	if s.command(&enqueued, "enqueue", "cli.resize", `{"n": 2}`, "--key", "k1"); enqueued.ID != id || !enqueued.Existing {
+	if s.command(&enqueued, "enqueue", resize, `{"n": 2}`, "--key", "k1"); enqueued.ID != id || !enqueued.Existing {
 		t.Errorf("with the same key: %+v, want %s", enqueued, id)
 	}
 	var task wire.Task
 	if out, _, code := s.command(&task, "show", id); code != 0 || task.State != wire.TaskPending || string(task.Input) != `{"n":1}` || task.IdempotencyKey != "k1" {
 		t.Errorf("show: exit code %d, %s", code, out)
 	}
-	for _, args := range [][]string{{"ls"}, {"ls", "cli.resize", "--state", "pending"}} {
+	for _, args := range [][]string{{"ls", resize}, {"ls", resize, "--state", "pending"}} {
 		if out, _, code := s.command(&task, args...); code != 0 || strings.Count(out, "\n") != 1 || task.ID != id {
 			t.Errorf("%v: exit code %d, %s", args, code, out)
 		}
 	}
-	if out, _, code := s.command(nil, "ls", "cli.other"); code != 0 || out != "" {
+	if out, _, code := s.command(nil, "ls", other); code != 0 || out != "" {
 		t.Errorf("ls of another name: exit code %d, %s", code, out)
 	}
 	if out, _, code := s.command(&task, "cancel", id); code != 0 || task.State != wire.TaskCancelled {
@@ -58,9 +60,9 @@ func TestTasksOnTheCommandLine(t *testing.T) {
 	if out, _, code := s.command(&task, "retry", id); code != 0 || task.State != wire.TaskPending {
 		t.Errorf("retry: exit code %d, %s", code, out)
 	}
-	watch := start(t, "watch", []string{"FAIRLEAD_NATS_URL=" + s.nats}, "tasks", "watch", id)
+	watch := start(t, "watch", s.onBus(s.nats), "tasks", "watch", id)
 	watch.line(watch.stdout, `"state":"pending"`)
-	s.takes("cli.resize", func(m *nats.Msg) {
+	s.takes(resize, func(m *nats.Msg) {
 		if m.Header.Get(wire.HeaderTaskMetadata) != `{"by":"cli"}` {
 			t.Errorf("the worker gets %q beside the input", m.Header.Get(wire.HeaderTaskMetadata))
 		}
@@ -69,7 +71,7 @@ func TestTasksOnTheCommandLine(t *testing.T) {
 		watch.line(watch.stdout, `"progress":{"done":1,"total":2}`)
 		must(t, m.Respond([]byte(`{"ok":true}`)))
 	})
-	must(t, s.nc.Publish("fl.svc.tasks.hello", []byte(`{"names":["cli.resize"]}`)))
+	must(t, s.nc.Publish("fl.svc.tasks.hello", []byte(`{"names":["`+resize+`"]}`)))
 	if code := watch.exit(patience); code != 0 || !strings.HasSuffix(watch.stdout.String(), `"state":"committed","attempt":1,"result":{"ok":true}}`+"\n") {
 		t.Errorf("watch: exit code %d, %s", code, watch.stdout.String())
 	}
@@ -79,7 +81,7 @@ func TestTasksOnTheCommandLine(t *testing.T) {
 		}
 	}
 	var counts wire.TaskCounts
-	if out, _, code := s.command(&counts, "counts", "cli.resize"); code != 0 || counts.Committed != 1 || counts.Total != 1 {
+	if out, _, code := s.command(&counts, "counts", resize); code != 0 || counts.Committed != 1 || counts.Total != 1 {
 		t.Errorf("counts: exit code %d, %s", code, out)
 	}
 	if _, errs, code := s.command(nil, "show", wire.NewTaskID(task.CreatedAt).String()); code != 1 || !strings.Contains(errs, "NOT_FOUND") {
@@ -91,9 +93,11 @@ func TestTasksOnTheCommandLine(t *testing.T) {
 // and one that fails, which the exit code says.
 func TestTasksAreFollowedOnTheCommandLine(t *testing.T) {
 	t.Parallel()
-	s := bareTasks(t, 2)
-	must(t, s.raw("register", `{"name":"cli.render","retry":{"backoff":"10ms"}}`, nil))
-	s.takes("cli.render", func(m *nats.Msg) {
+	s := anyBareTasks(t, 2)
+	render := taskName("cli.render")
+	broken := taskName("cli.broken")
+	must(t, s.raw("register", `{"name":"`+render+`","retry":{"backoff":"10ms"}}`, nil))
+	s.takes(render, func(m *nats.Msg) {
 		beat := nats.Header{wire.HeaderTaskProgress: {"1"}, wire.HeaderTaskLease: {"300"}}
 		if m.Header.Get(wire.HeaderTaskAttempt) == "1" {
 			must(t, m.RespondMsg(&nats.Msg{Subject: m.Reply, Header: beat, Data: []byte(`{"percent":40}`)}))
@@ -101,14 +105,14 @@ func TestTasksAreFollowedOnTheCommandLine(t *testing.T) {
 		}
 		must(t, m.Respond([]byte(`"done"`)))
 	})
-	out, errs, code := s.command(nil, "enqueue", "cli.render", "--watch")
+	out, errs, code := s.command(nil, "enqueue", render, "--watch")
 	for _, line := range []string{`"attempt":1,"progress":{"percent":40}}`, `"state":"committed","attempt":2,"result":"done"}`} {
 		if code != 0 || !strings.Contains(out, line) {
 			t.Errorf("exit code %d, want 0 and %s\n%s%s", code, line, out, errs)
 		}
 	}
-	s.takes("cli.broken", func(m *nats.Msg) { failsWith(m, wire.NotFound, "no such image", nil) })
-	out, errs, code = s.command(nil, "enqueue", "cli.broken", "--watch")
+	s.takes(broken, func(m *nats.Msg) { failsWith(m, wire.NotFound, "no such image", nil) })
+	out, errs, code = s.command(nil, "enqueue", broken, "--watch")
 	if code != 1 || !strings.Contains(errs, "fairlead: NOT_FOUND: no such image (the task failed, attempt 1)") || !strings.Contains(out, `"state":"failed"`) {
 		t.Errorf("exit code %d\n%s%s", code, out, errs)
 	}

@@ -22,7 +22,8 @@ func refsOf(jobs ...wire.Job) string {
 // A queue of jobs from one end to the other, as any NATS client drives it.
 func TestJobs(t *testing.T) {
 	t.Parallel()
-	s := bareTasks(t, 2)
+	s := anyBareTasks(t, 2)
+	queue := unique("q")
 	claim := func(body string) []wire.Job {
 		t.Helper()
 		return askTasks[wire.JobClaimed](s, "job.claim", body).Jobs
@@ -33,12 +34,12 @@ func TestJobs(t *testing.T) {
 			t.Errorf("%s %s: lost %v, want %d", endpoint, body, got.Lost, lost)
 		}
 	}
-	id := askTasks[wire.JobEnqueued](s, "job.enqueue", `{"queue":"q","payload":{"a":  1},"maxAttempts":3}`).ID
-	first := claim(`{"queue":"q","visibility":"50ms"}`)[0]
-	if first.ID != id || string(first.Payload) != `{"a":  1}` || first.Attempts != 1 || first.Queue != "q" {
+	id := askTasks[wire.JobEnqueued](s, "job.enqueue", `{"queue":"`+queue+`","payload":{"a":  1},"maxAttempts":3}`).ID
+	first := claim(`{"queue":"` + queue + `","visibility":"50ms"}`)[0]
+	if first.ID != id || string(first.Payload) != `{"a":  1}` || first.Attempts != 1 || first.Queue != queue {
 		t.Errorf("got %+v, want job %d as it was enqueued", first, id)
 	}
-	second := claim(`{"queue":"q","wait":"5s"}`)[0] // when the first claim is over
+	second := claim(`{"queue":"` + queue + `","wait":"5s"}`)[0] // when the first claim is over
 	if second.ID != id || second.Attempts != 2 || second.Claim == first.Claim {
 		t.Errorf("got %+v after %+v", second, first)
 	}
@@ -47,24 +48,24 @@ func TestJobs(t *testing.T) {
 	}
 	ends("extend", `{"jobs":`+refsOf(second)+`,"by":"1m"}`, 0)
 	ends("fail", `{"jobs":`+refsOf(second)+`,"by":"100ms"}`, 0)
-	if got := askTasks[wire.JobCount](s, "job.pending", `{"queue":"q"}`); got.Count != 1 {
+	if got := askTasks[wire.JobCount](s, "job.pending", `{"queue":"`+queue+`"}`); got.Count != 1 {
 		t.Errorf("pending: %d, want 1", got.Count)
 	}
-	third := claim(`{"queue":"q","wait":"5s"}`)[0]
+	third := claim(`{"queue":"` + queue + `","wait":"5s"}`)[0]
 	ends("fail", fmt.Sprintf(`{"jobs":[{"id":"%d"}]}`, third.ID), 0) // whoever has it
-	dead := claim(`{"queue":"q.dead","wait":"5s"}`)
+	dead := claim(`{"queue":"` + queue + `.dead","wait":"5s"}`)
 	if len(dead) != 1 || dead[0].ID != id || dead[0].Attempts != 4 {
 		t.Fatalf("dead: %+v, want the job", dead)
 	}
 	ends("complete", `{"jobs":`+refsOf(dead...)+`}`, 0)
 	ends("complete", fmt.Sprintf(`{"jobs":[{"id":%d}]}`, id), 1)
-	if got := askTasks[wire.JobEnqueued](s, "job.enqueue", `{"queue":"q","jobs":[{"payload":1},{"delay":"1h"}]}`); len(got.IDs) != 2 {
+	if got := askTasks[wire.JobEnqueued](s, "job.enqueue", `{"queue":"`+queue+`","jobs":[{"payload":1},{"delay":"1h"}]}`); len(got.IDs) != 2 {
 		t.Errorf("ids: %v, want two", got.IDs)
 	}
-	if got := askTasks[wire.JobCount](s, "job.clear", `{"queue":"q"}`); got.Count != 2 {
+	if got := askTasks[wire.JobCount](s, "job.clear", `{"queue":"`+queue+`"}`); got.Count != 2 {
 		t.Errorf("cleared %d, want 2", got.Count)
 	}
-	if got := claim(`{"queue":"q","batch":10}`); len(got) != 0 {
+	if got := claim(`{"queue":"` + queue + `","batch":10}`); len(got) != 0 {
 		t.Errorf("claimed %v of nothing", got)
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"net/url"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,7 +18,7 @@ import (
 // TestTasksInGo drives two replicas with pkg/fairlead, as workers and as callers.
 func TestTasksInGo(t *testing.T) {
 	t.Parallel()
-	s := startTasks(t, 2, "FAIRLEAD_TASKS_CANCEL_GRACE=5s")
+	s := anyTasks(t, 2, "FAIRLEAD_TASKS_CANCEL_GRACE=5s")
 	for name, test := range map[string]func(*testing.T, *taskStack, *fairlead.Fairlead){
 		"run":                               sdkRun,
 		"a slow attempt stays alive":        sdkSlow,
@@ -268,10 +268,12 @@ func sdkStops(t *testing.T, s *taskStack, f *fairlead.Fairlead) {
 // The connection breaks while the attempt runs, and comes back.
 func sdkReconnect(t *testing.T, s *taskStack, f *fairlead.Fairlead) {
 	name := taskName("cut")
-	l := startLink(t, func() string { return strings.TrimPrefix(s.nats, "nats://") }, nil)
-	nc, err := nats.Connect("nats://"+l.addr(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	there, err := url.Parse(s.nats)
 	must(t, err)
-	t.Cleanup(nc.Close)
+	l := startLink(t, to(there.Host), nil)
+	over := *there
+	over.Host = l.addr()
+	nc := connect(t, over.String())
 	worker := sdk(t, nc)
 	began, finish := make(chan bool, 10), make(chan bool)
 	works(t, worker, name, fairlead.WorkOptions{}, func(context.Context, *fairlead.Attempt, any) (string, error) {

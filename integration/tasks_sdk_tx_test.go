@@ -19,6 +19,7 @@ import (
 // What a transaction enqueues is there if it commits; what it completes is done
 // with its effect.
 func sdkTransaction(t *testing.T, s *taskStack, f *fairlead.Fairlead) {
+	ownProcesses(t) // and their database
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	name := taskName("pay")
@@ -100,6 +101,7 @@ func sdkTransaction(t *testing.T, s *taskStack, f *fairlead.Fairlead) {
 }
 
 func sdkSQL(t *testing.T, s *taskStack, f *fairlead.Fairlead) {
+	ownProcesses(t) // and their database
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	name := taskName("sql")

@@ -178,8 +178,8 @@ func browserWatches(t *testing.T, s *taskStack) {
 	name := taskName("watched")
 	taken := s.attempts(name)
 	id := s.enqueue(`{"name":"` + name + `","delay":"1s"}`)
-	ann := s.as(0, "ann")
-	sub := subscribe(t, ann, "task."+id)
+	dora := s.as(0, "dora")
+	sub := subscribe(t, dora, "task."+id)
 	m := receive(t, taken)
 	type event struct {
 		ID, Name, State  string

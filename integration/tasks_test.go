@@ -19,7 +19,7 @@ import (
 // TestTasks asks two replicas, with raw JSON, and answers as `nats reply` does.
 func TestTasks(t *testing.T) {
 	t.Parallel()
-	s := startTasks(t, 2, "FAIRLEAD_TASKS_CANCEL_GRACE=1s")
+	s := anyTasks(t, 2, "FAIRLEAD_TASKS_CANCEL_GRACE=1s")
 	for name, test := range map[string]func(*testing.T, *taskStack){
 		"a plain worker":                   plainWorker,
 		"run":                              runTask,

@@ -37,7 +37,9 @@ func TestRepliesGoToInboxesOnly(t *testing.T) {
 	// is there before it.
 	spies := map[string]*nats.Subscription{}
 	for _, subject := range forbidden {
-		spies[subject] = listen(t, worker, subject)
+		if heard := strings.HasPrefix(subject, "fl.topic.") || strings.HasPrefix(subject, "fl.event."); heard || !existing() {
+			spies[subject] = listen(t, worker, subject) // elsewhere a worker may not listen: that nobody is asked shows it
+		}
 	}
 	ask := func(reply string) {
 		msg := nats.NewMsg("fl.conn." + ann.Welcome().Conn)

@@ -124,7 +124,7 @@ func errorText(err error) string {
 // The answer to hello precedes whatever is sent to its user.
 func TestHelloIsAnsweredFirst(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, 1)
+	s := anyStack(t, 1)
 	nc := s.worker()
 	stop, flooding := make(chan struct{}), make(chan struct{})
 	go func() {

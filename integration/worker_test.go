@@ -10,7 +10,7 @@ import (
 // connect opens a plain NATS connection, as a worker in any language has it.
 func connect(t *testing.T, url string) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), inbox(url))
 	if err != nil {
 		t.Fatalf("connect to NATS at %s: %v", url, err)
 	}

@@ -57,7 +57,7 @@ func (s *stack) startWorker(command []string) *process {
 // answersCalls is what a client has of a worker that serves orders.create and
 // report.build.
 func answersCalls(t *testing.T, command []string) {
-	s := newStack(t, 1)
+	s := anyStack(t, 1)
 	worker := s.startWorker(command)
 	ann := s.as(0, "ann")
 
