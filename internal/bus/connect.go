@@ -68,6 +68,8 @@ func Connect(ctx context.Context, cfg Config, hooks Hooks) (*nats.Conn, error) {
 	opts = append(opts,
 		nats.Name(cfg.Name),
 		nats.Timeout(timeout),
+		nats.SkipHostLookup(), // the dialer does, with the same deadline
+		nats.Dialer(dialer(timeout)),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),

@@ -1,0 +1,15 @@
+// Package compose proves the stack that compose.yaml describes: it brings it up
+// with a real engine, from the very files that users get, lets 200 WebSocket
+// clients and two plain NATS workers talk all the time, and breaks one part after
+// the other while they do.
+//
+//	go test ./integration/compose                          # the checkers alone: no Docker
+//	go test -tags compose ./integration/compose            # needs Docker with compose, and a few minutes
+//	go test -tags compose ./integration/compose -args -report   # the same, and writes the table of docs/reliability.md
+//
+// What was said and heard is written down by load_test.go, and judged by
+// checkers that know nothing of Docker: messages_test.go, roster_test.go,
+// tasks_test.go and limits_test.go, each with tests of what it must notice.
+// stack_test.go knows how to break things, faults_test.go says which, and in which
+// order. .ci/compose installs what is missing and runs it.
+package compose
