@@ -71,11 +71,17 @@ func Ensure(ctx context.Context, js jetstream.JetStream, ns wire.Namespace, cfg 
 		return fmt.Errorf("look for bucket %s: %w", want.Name, err)
 	}
 	have := stream.CachedInfo().Config
-	if have.Replicas >= want.Replicas && have.AllowMsgTTL && have.AllowAtomicPublish && have.SubjectDeleteMarkerTTL >= want.SubjectDeleteMarkerTTL && have.AllowDirect == want.AllowDirect &&
+	if have.Replicas < want.Replicas { // more servers than when it was made, or a copy of a single one's
+		more := have
+		more.Replicas = want.Replicas
+		if _, err := js.UpdateStream(ctx, more); err == nil {
+			have = more
+		} // else too few servers are there now: it works as it is, and whoever starts next tries again
+	}
+	if have.AllowMsgTTL && have.AllowAtomicPublish && have.SubjectDeleteMarkerTTL >= want.SubjectDeleteMarkerTTL && have.AllowDirect == want.AllowDirect &&
 		(want.RePublish == nil || have.RePublish != nil && *have.RePublish == *want.RePublish) {
 		return nil
 	}
-	have.Replicas = max(have.Replicas, want.Replicas) // more servers than when it was made, or a copy of a single one's
 	have.AllowMsgTTL, have.AllowAtomicPublish, have.AllowDirect = true, true, want.AllowDirect
 	have.SubjectDeleteMarkerTTL = max(have.SubjectDeleteMarkerTTL, want.SubjectDeleteMarkerTTL)
 	if want.RePublish != nil {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 )
 
@@ -87,21 +88,24 @@ func (c *Checks) Run(ctx context.Context) (states []CheckState, ready bool) {
 // export makes what the checks say metrics too, for who watches no /readyz. A
 // scrape waits for them as /readyz does: for 2s, should one not answer.
 func (c *Checks) export(meter metric.Meter) error {
-	gauge := func(name, description string, of func(CheckState) bool) error {
-		return GaugeBy(meter, name, description, "check", func(observe func(string, int64)) {
-			states, _ := c.Run(context.Background())
-			for _, s := range states {
-				n := int64(0)
-				if of(s) {
-					n = 1
-				}
-				observe(s.Name, n)
-			}
-		})
+	ready, bad := meter.Int64ObservableGauge("fairlead_process_checks_ready",
+		metric.WithDescription("1 for each check of /readyz that is ready, 0 for the others"))
+	degraded, worse := meter.Int64ObservableGauge("fairlead_process_checks_degraded",
+		metric.WithDescription("1 for each check that is ready while something is wrong"))
+	if err := errors.Join(bad, worse); err != nil {
+		return err
 	}
-	return errors.Join(
-		gauge("fairlead_process_checks_ready", "1 for each check of /readyz that is ready, 0 for the others", func(s CheckState) bool { return s.Ready }),
-		gauge("fairlead_process_checks_degraded", "1 for each check that is ready while something is wrong", func(s CheckState) bool { return s.Degraded }))
+	number := map[bool]int64{true: 1}
+	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		states, _ := c.Run(context.Background())
+		for _, s := range states {
+			check := metric.WithAttributes(attribute.String("check", s.Name))
+			o.ObserveInt64(ready, number[s.Ready], check)
+			o.ObserveInt64(degraded, number[s.Degraded], check)
+		}
+		return nil
+	}, ready, degraded)
+	return err
 }
 
 // ServeHTTP is /readyz: 200 when every check is ready, else 503. The body names

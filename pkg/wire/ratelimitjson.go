@@ -31,7 +31,7 @@ func (r *LimitRequest) ParseJSON(data []byte) error {
 
 // jsonObject returns the object that data is, without what is around it.
 func jsonObject(data []byte) ([]byte, error) {
-	if !ValidJSON(data) {
+	if !validJSON(data, 1) { // what is in it may be as deep as any JSON
 		return nil, InvalidField("request", "must be JSON")
 	}
 	data = data[skipSpace(data, 0):]

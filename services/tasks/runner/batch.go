@@ -53,7 +53,7 @@ type batch[T any] struct {
 	bytes   int // of those, and of what waits
 	closed  bool
 	writing int       // writes under way
-	began   time.Time // when the last of them began
+	began   time.Time // when the first of them began, since when there always was one
 	written int64
 	writes  int64
 }
@@ -171,8 +171,10 @@ func (b *batch[T]) take(into []T) []T {
 	}
 	b.busy += n
 	if n > 0 {
+		if b.writing == 0 {
+			b.began = time.Now()
+		}
 		b.writing++
-		b.began = time.Now()
 	}
 	return into
 }

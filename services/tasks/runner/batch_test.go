@@ -55,6 +55,46 @@ func TestABatchIsWhatCameMeanwhile(t *testing.T) {
 	})
 }
 
+// What comes while one write hangs is not left to it, whatever is written besides.
+func TestAWriteThatHangsHoldsUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hangs = 3 * time.Second
+		start := time.Now()
+		var mu sync.Mutex
+		at := map[int]time.Duration{}
+		b := newBatch(quiet, "test", 1<<20, func(_ context.Context, items []int) ([]int, error) {
+			time.Sleep(time.Millisecond)
+			if items[0] == 0 {
+				time.Sleep(hangs)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, i := range items {
+				at[i] = time.Since(start)
+			}
+			return nil, nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for range flushers {
+			group.Go(func() { b.run(ctx) })
+		}
+		b.add(0)
+		time.Sleep(slowWrite + time.Millisecond)
+		b.add(1)
+		synctest.Wait()
+		b.add(2) // while that is written
+		if !b.empty(ctx) {
+			t.Error("not empty")
+		}
+		cancel()
+		group.Wait()
+		if at[1] >= hangs || at[2] >= hangs {
+			t.Errorf("written after %s and %s, while another write hung for %s", at[1], at[2], hangs)
+		}
+	})
+}
+
 func TestABatchIsBounded(t *testing.T) {
 	b := newBatch(quiet, "test", 3, func(context.Context, []int) ([]int, error) { return nil, nil })
 	for i := range 3 {

@@ -52,7 +52,7 @@ func (r *Runner) EnqueueThen(task store.New, tell func(store.Inserted, error)) {
 	switch {
 	case r.inserts.add(in):
 	case r.stopped.Load():
-		_, _ = r.insert(context.Background(), []*insertion{in}) // who waits is told
+		_, _ = r.insert(context.Background(), []*insertion{in}) // the store bounds it; who waits is told
 	default:
 		r.giveUpPlace(in)
 		r.metrics.exhausted.Add(1)
