@@ -19,6 +19,7 @@ type service struct {
 	Command     []string       `yaml:"command"`
 	Environment map[string]any `yaml:"environment"`
 	Ports       []string       `yaml:"ports"`
+	Scale       any            `yaml:"scale"`
 	Profiles    []string       `yaml:"profiles"`
 	Build       any            `yaml:"build"`
 	Restart     string         `yaml:"restart"`
@@ -143,7 +144,7 @@ func TestPortsOfThePage(t *testing.T) {
 				t.Errorf("%s: %s is published on more than 127.0.0.1", name, port)
 			}
 			parts := strings.Split(published, ":")
-			variable := slices.DeleteFunc(used(port), func(name string) bool { return name == "FAIRLEAD_BIND" })
+			variable := slices.DeleteFunc(used(port), func(name string) bool { return strings.HasSuffix(name, "_BIND") })
 			want[fmt.Sprintf("%s %s %s %s", name, parts[2], parts[1], strings.Join(variable, " "))] = true
 		}
 	}
@@ -154,6 +155,34 @@ func TestPortsOfThePage(t *testing.T) {
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("docs/deploy.md has\n%v\ncompose.yaml publishes\n%v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+	}
+}
+
+// What opens the stack to clients does not open NATS, and the settings that the
+// page shows for others to reach it have no demo page.
+func TestOpening(t *testing.T) {
+	all := services(t)
+	for name, want := range map[string]string{"lb": "FAIRLEAD_BIND", "nats": "FAIRLEAD_NATS_BIND", "nats-2": "FAIRLEAD_NATS_BIND", "nats-3": "FAIRLEAD_NATS_BIND"} {
+		for _, port := range all[name].Ports {
+			if !strings.HasPrefix(port, "${"+want+":-127.0.0.1}:") {
+				t.Errorf("%s is published by %s, want %s", name, port, want)
+			}
+		}
+	}
+	settings := regexp.MustCompile("(?m)^```sh\n(COMPOSE_PROJECT_NAME=(?:.*\n)+?)```$").FindStringSubmatch(read(t, "../docs/deploy.md"))
+	if settings == nil {
+		t.Fatal("docs/deploy.md has no settings")
+	}
+	known := used(read(t, "../compose.yaml"))
+	env := variables(t, "../.env")
+	for line := range strings.Lines(settings[1]) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if env[name] = value; !slices.Contains(known, name) && !strings.HasPrefix(name, "COMPOSE_") {
+			t.Errorf("docs/deploy.md sets %s, which compose.yaml does not use", name)
+		}
+	}
+	if got := expanded(fmt.Sprint(all["demo"].Scale), env); got != "0" {
+		t.Errorf("%s demo pages, want none", got)
 	}
 }
 

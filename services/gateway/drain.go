@@ -13,13 +13,10 @@ import (
 const drainGrace = 3 * time.Second
 
 // drain asks every client to leave, over the window, and closes who is left.
-// Readiness has failed and upgrades are refused since before the delay, so
-// that load balancers look elsewhere first.
+// Readiness has failed for the delay, so that load balancers look elsewhere by
+// now; upgrades are refused from here on.
 func (g *Service) drain(gone <-chan struct{}) {
 	g.log.Info("draining", "connections", g.connections.size(), "window", g.cfg.DrainWindow.String())
-	if !pause(g.cfg.DrainDelay, gone) {
-		return
-	}
 	window := g.cfg.DrainWindow
 	g.connections.each(func(c *connection) {
 		// The last quarter of the window is for clients that take their time.
@@ -35,7 +32,7 @@ func (g *Service) drain(gone <-chan struct{}) {
 	pause(drainGrace, gone)
 }
 
-// pause waits; false if the last connection left meanwhile.
+// pause waits; false if gone was closed meanwhile.
 func pause(d time.Duration, gone <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -59,13 +59,13 @@ func (g *Service) hears(now time.Time) error {
 }
 
 // Ready returns nil when the gateway can serve: NATS is up, a probe came
-// through every shard lately, the rules and revocations were read, and it does
-// not drain.
+// through every shard lately, the rules and revocations were read, and it is
+// not about to drain.
 func (g *Service) Ready() error {
 	switch {
 	case !g.serving.Load():
 		return errors.New("starting")
-	case g.draining.Load():
+	case g.leaving.Load():
 		return errors.New("draining")
 	case !g.link.up():
 		return errors.New("nats: not connected")

@@ -108,6 +108,7 @@ type Service struct {
 	revocations *revocations
 
 	serving  atomic.Bool
+	leaving  atomic.Bool // not ready any more, and still taking in whoever comes
 	draining atomic.Bool
 }
 
@@ -289,6 +290,12 @@ func (g *Service) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-g.controls.drain:
 	case <-work.Done(): // something failed: group.Wait has its error
+	}
+	g.leaving.Store(true)
+	if g.cfg.DrainDelay > 0 && work.Err() == nil {
+		// Until load balancers have noticed they send clients here.
+		g.log.Info("leaving", "delay", g.cfg.DrainDelay.String())
+		pause(g.cfg.DrainDelay, work.Done())
 	}
 	g.draining.Store(true)
 	gone := g.connections.close()
