@@ -35,6 +35,8 @@ type crowd struct {
 	ctx     context.Context
 	stop    context.CancelFunc
 	all     sync.WaitGroup
+	writers sync.WaitGroup // those of all who end when enough is said
+	enough  chan struct{}  // closed: nobody begins anything new
 	members []*client.Session
 	paces   []*pace
 	workers []*worker
@@ -42,10 +44,11 @@ type crowd struct {
 	messages *messages
 	tasks    *tasks
 	rosters  []*roster
-	buckets  []*bucket
+	bucket   *bucket // of the limit, that all take from
 
 	mu      sync.Mutex
 	longest time.Duration // the longest wait for an acknowledgement since the last look
+	flow    flow
 	again   map[string]int
 	refused []string // what clients and workers were told that they may not
 }
@@ -55,7 +58,7 @@ func gather(t *testing.T, url, secret string) *crowd {
 	t.Helper()
 	c := &crowd{
 		t: t, url: url, secret: secret, run: fmt.Sprintf("r%d", time.Now().UnixNano()), began: time.Now(),
-		messages: newMessages(), tasks: newTasks(), again: map[string]int{},
+		messages: newMessages(), tasks: newTasks(), again: map[string]int{}, enough: make(chan struct{}),
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	t.Cleanup(c.leave)
@@ -68,7 +71,7 @@ func gather(t *testing.T, url, secret string) *crowd {
 			s := c.join(user, topic)
 			if i < perTalkers {
 				p := c.pace(talkPause)
-				c.all.Go(func() { c.talk(s, p, topic, user) })
+				c.writes(func() { c.talk(s, p, topic, user) })
 			}
 		}
 		r := newRoster(topic, users...)
@@ -79,6 +82,32 @@ func gather(t *testing.T, url, secret string) *crowd {
 }
 
 func (c *crowd) room(i int) string { return fmt.Sprintf("chat.%s.%d", c.run, i) }
+
+// writes has somebody write until the crowd is hushed, or leaves.
+func (c *crowd) writes(write func()) {
+	c.writers.Add(1)
+	c.all.Go(func() {
+		defer c.writers.Done()
+		write()
+	})
+}
+
+// hush lets everybody finish what they have begun, and begin nothing new. Readers
+// stay.
+func (c *crowd) hush() {
+	c.t.Helper()
+	close(c.enough)
+	quiet := make(chan struct{})
+	c.all.Go(func() {
+		c.writers.Wait()
+		close(quiet)
+	})
+	select {
+	case <-quiet:
+	case <-time.After(patience):
+		c.t.Error("somebody does not finish what was begun")
+	}
+}
 
 // leave ends everything that the crowd does.
 func (c *crowd) leave() {
@@ -149,7 +178,7 @@ func (c *crowd) join(user, topic string) *client.Session {
 // talk publishes at its pace, one message after the other, each until it is
 // acknowledged.
 func (c *crowd) talk(s *client.Session, p *pace, topic, user string) {
-	for n := 1; p.next(c.ctx); n++ {
+	for n := 1; p.next(c); n++ {
 		m := message{topic, user, n}
 		c.messages.begin(m)
 		began := time.Now()
@@ -194,6 +223,7 @@ func (c *crowd) acknowledged(m message, seq int64, began time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.longest = max(c.longest, time.Since(began))
+	c.flow.note(time.Now())
 }
 
 // waited returns the longest wait for an acknowledgement since it was asked last.
@@ -268,14 +298,21 @@ func (c *crowd) pace(every time.Duration) *pace {
 	return p
 }
 
-// next waits until the next is due; false when ctx ends.
-func (p *pace) next(ctx context.Context) bool {
+// next waits until the next is due; false when nothing is any more.
+func (p *pace) next(c *crowd) bool {
 	p.mu.Lock()
 	p.due = p.due.Add(p.every)
 	due := p.due
 	p.mu.Unlock()
-	pause(ctx, time.Until(due))
-	return ctx.Err() == nil
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return c.ctx.Err() == nil
+	case <-c.enough:
+	case <-c.ctx.Done():
+	}
+	return false
 }
 
 // done notes that what was due is done.
@@ -285,8 +322,14 @@ func (p *pace) done() {
 	p.did = p.due
 }
 
-// behind returns how many have not done all that was due at a time.
+// behind returns how many have not done all that was due at a time. Nothing is due
+// once enough was said.
 func (c *crowd) behind(at time.Time) (n int) {
+	select {
+	case <-c.enough:
+		return 0
+	default:
+	}
 	for _, p := range c.paces {
 		p.mu.Lock()
 		if p.did.Add(p.every).Before(at) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // downAndUp takes the stack down, without its volumes, and up again: everything
@@ -29,9 +30,12 @@ func (p *proof) downAndUp() {
 	var task struct{ ID string }
 	w.must("fl.svc.tasks.enqueue", fmt.Sprintf(`{"name":"nobody-%s","idempotencyKey":"kept"}`, p.run), &task)
 
-	p.undergo(fault{what: "down, and up again", away: true, do: func(s *stack) {
+	p.permitted() // the logs go
+	costs := bounds{longest: 30 * time.Second, after: 10 * time.Second, halts: true}
+	p.undergo(fault{what: "down, and up again", away: true, costs: costs, do: func(s *stack) {
 		s.compose("down")
 		s.compose("up", "-d", "--wait", "--scale", "gateway=2")
+		p.trespass()
 	}})
 
 	var list struct{ Users map[string]json.RawMessage }

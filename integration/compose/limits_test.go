@@ -3,11 +3,13 @@ package compose
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 )
+
+// takeBurst is how many a worker takes of a limit at a time.
+const takeBurst = 8
 
 // take is one verdict about a bucket: somewhere between asked and told, by the
 // clock of this machine.
@@ -27,7 +29,9 @@ type bucket struct {
 }
 
 // clockError is by how much the service may take the NATS server's time wrong;
-// it is refilled early for that long, once.
+// it is refilled early for that long, once. One token more may hide in it, two do
+// not: the bucket is asked for more than there is all the time, so what is given
+// too much adds up.
 const clockError = 250 * time.Millisecond
 
 func (b *bucket) note(v take) {
@@ -36,26 +40,23 @@ func (b *bucket) note(v take) {
 	b.takes = append(b.takes, v)
 }
 
-// latest is when the last question was asked that had an answer.
-func (b *bucket) latest() (asked time.Duration) {
+// shut says what is wrong with a bucket that has granted nothing to whoever asked
+// since a time: it is refilled, so that would be a limit that nobody gets past.
+func (b *bucket) shut(since time.Duration) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.takes) > 0 {
-		asked = b.takes[len(b.takes)-1].asked
-	}
-	return asked
-}
-
-// said returns how many verdicts there were, and how many of them granted.
-func (b *bucket) said() (all, granted int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, v := range b.takes {
-		if v.granted {
-			granted++
+	refused := 0
+	for _, v := range slices.Backward(b.takes) {
+		switch {
+		case v.told < since: // and what is before it was asked before it was told
+			return fmt.Sprintf("%s: %d refusals, and nothing granted", b.key, refused)
+		case v.asked >= since && v.granted:
+			return ""
+		case v.asked >= since:
+			refused++
 		}
 	}
-	return len(b.takes), granted
+	return fmt.Sprintf("%s: %d refusals, and nothing granted", b.key, refused)
 }
 
 // exceeded returns by how much more was granted than the limit allows in the
@@ -121,11 +122,61 @@ func TestTheCheckerOfLimits(t *testing.T) {
 		if line != c.want || (over > 0) != (c.want != "") {
 			t.Errorf("%s: got %d, %q, want %q", c.name, over, line, c.want)
 		}
-		if got, want := b.latest(), c.takes[len(c.takes)-1].asked; got != want {
-			t.Errorf("%s: the latest was asked at %s, want %s", c.name, got, want)
+	}
+}
+
+// A limit that refuses everybody is never exceeded.
+func TestTheCheckerOfLimitsThatAreShut(t *testing.T) {
+	t.Parallel()
+	const s = time.Second
+	for _, c := range []struct {
+		name  string
+		takes []take
+		want  string
+	}{
+		{"one is granted", []take{{11 * s, 12 * s, false}, {12 * s, 13 * s, true}, {13 * s, 14 * s, false}}, ""},
+		{"the last before that was", []take{{8 * s, 9 * s, true}, {11 * s, 12 * s, false}, {12 * s, 13 * s, false}}, "ann: 2 refusals, and nothing granted"},
+		{"one was asked before that", []take{{9 * s, 11 * s, true}, {11 * s, 12 * s, false}}, "ann: 1 refusals, and nothing granted"},
+		{"two at a time", []take{{11 * s, 12 * s, true}, {9 * s, 13 * s, false}}, ""},
+		{"nobody answers", []take{{8 * s, 9 * s, true}}, "ann: 0 refusals, and nothing granted"},
+		{"nobody ever answered", nil, "ann: 0 refusals, and nothing granted"},
+	} {
+		b := &bucket{key: "ann"}
+		for _, v := range c.takes {
+			b.note(v)
 		}
-		if all, granted := b.said(); all != len(c.takes) || granted > all || strings.HasPrefix(c.name, "refusals") && granted != 3 {
-			t.Errorf("%s: said %d and granted %d", c.name, all, granted)
+		if got := b.shut(10 * s); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// Two that decide about one bucket at once, and know nothing of each other, give
+// more than there is: that shows, whoever asks.
+func TestTheCheckerOfLimitsWithTwoWhoAsk(t *testing.T) {
+	t.Parallel()
+	for what, decides := range map[string]int{"one decides": 1, "two decide": 2} {
+		b := &bucket{key: "ann", capacity: 10, refill: 5}
+		var asking sync.WaitGroup
+		left := make([]int, decides)
+		var mu sync.Mutex
+		for i := range left {
+			left[i] = b.capacity
+		}
+		for who := range 2 {
+			asking.Go(func() {
+				for range takeBurst {
+					mu.Lock()
+					given := left[who%decides] > 0
+					left[who%decides]--
+					mu.Unlock()
+					b.note(take{time.Second, time.Second + time.Millisecond, given})
+				}
+			})
+		}
+		asking.Wait()
+		if over, line := b.exceeded(); (over > 1) != (decides == 2) {
+			t.Errorf("%s: %d above the limit: %s", what, over, line)
 		}
 	}
 }

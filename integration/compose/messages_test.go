@@ -2,6 +2,7 @@ package compose
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -82,9 +83,20 @@ func (c *messages) ack(m message, seq int64) {
 	c.lie(m, seq)
 }
 
-// lie notes that a message lies at a place of its topic.
+// lie notes that a message lies at a place of its topic. A place may become
+// known late, when a publication is acknowledged that came to nobody: whoever has
+// passed the place by then lacks it for good.
 func (c *messages) lie(m message, seq int64) {
-	if at, ok := c.places[m]; ok && at != seq {
+	at, known := c.places[m]
+	if !known {
+		for _, r := range c.readers {
+			if r.topic == m.Topic && r.from < seq && seq <= r.sure && !r.has(seq) {
+				c.lost++
+				c.complain("%s: %s at %d never came, and became known late", r.name, m, seq)
+			}
+		}
+	}
+	if known && at != seq {
 		c.twice++
 		c.complain("%s is stored at %d and at %d", m, at, seq)
 	}
@@ -152,6 +164,16 @@ func (r *reader) deliver(m message, seq int64) {
 	r.of.lie(m, seq)
 }
 
+// has reports whether what lies at a place came, lately first.
+func (r *reader) has(seq int64) bool {
+	for _, got := range slices.Backward(r.got) {
+		if got == seq {
+			return true
+		}
+	}
+	return false
+}
+
 // reached is the last place that the reader has come to.
 func (r *reader) reached() int64 {
 	if len(r.got) == 0 {
@@ -202,6 +224,24 @@ func (c *messages) audit(marks map[string]int64) (wrong []string) {
 		r.sure = max(r.sure, marks[r.topic])
 	}
 	wrong, c.wrong = c.wrong, nil
+	return wrong
+}
+
+// keeps compares what the log of a topic has with what was stored: the newest, up
+// to as many as its rule keeps, and nothing else.
+func (c *messages) keeps(topic string, size int, kept map[int64]message) (wrong []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := slices.Sorted(maps.Keys(c.stored[topic]))
+	newest := all[max(0, len(all)-size):]
+	for _, seq := range newest {
+		if got, want := kept[seq], c.stored[topic][seq]; got != want {
+			wrong = append(wrong, fmt.Sprintf("%s keeps %v at %d, and %v was stored", topic, got, seq, want))
+		}
+	}
+	if len(kept) != len(newest) && len(wrong) == 0 {
+		wrong = append(wrong, fmt.Sprintf("%s keeps %d messages, and %d were stored", topic, len(kept), len(newest)))
+	}
 	return wrong
 }
 
@@ -269,6 +309,29 @@ func TestTheCheckerOfMessages(t *testing.T) {
 			t.Errorf("%s: not noticed, but %q", what, said)
 		}
 	}
+	// One that was stored, came to nobody, and is acknowledged after an audit.
+	for what, harm := range map[string]func(c *messages, r *reader){
+		"":           func(c *messages, r *reader) { r.deliver(m(1), 10); r.deliver(m(2), 20) },
+		"never came": func(c *messages, r *reader) { r.deliver(m(2), 20) },
+	} {
+		c := newMessages()
+		r, newer := c.open("old", "room"), c.open("newer", "room")
+		r.start(0, false)
+		newer.start(15, false)
+		c.begin(m(1))
+		c.begin(m(2))
+		harm(c, r)
+		newer.deliver(m(2), 20)
+		if got := append(c.lacking(c.marks()), c.audit(c.marks())...); len(got) > 0 {
+			t.Fatalf("nothing is known to be wrong yet, but %v", got)
+		}
+		c.ack(m(1), 10)
+		got := strings.Join(c.audit(c.marks()), "; ")
+		_, _, lost, _ := c.told()
+		if !strings.Contains(got, what) || (got == "") != (what == "") || strings.Contains(got, "newer") || (lost == 1) != (what != "") {
+			t.Errorf("acknowledged late: got %q and %d lost, want %q", got, lost, what)
+		}
+	}
 	c := newMessages()
 	late := c.open("late", "room")
 	c.begin(m(1))
@@ -279,5 +342,31 @@ func TestTheCheckerOfMessages(t *testing.T) {
 	}
 	if acks, came, lost, twice := c.told(); acks != 1 || came != 0 || lost != 0 || twice != 0 {
 		t.Errorf("told: got %d %d %d %d, want 1 0 0 0", acks, came, lost, twice)
+	}
+}
+
+func TestTheCheckerOfWhatIsKept(t *testing.T) {
+	t.Parallel()
+	m := func(n int) message { return message{"room", "ann", n} }
+	c := newMessages()
+	for n := 1; n <= 3; n++ {
+		c.begin(m(n))
+		c.ack(m(n), int64(10*n))
+	}
+	for _, k := range []struct {
+		name string
+		size int
+		kept map[int64]message
+		want string
+	}{
+		{"all", 5, map[int64]message{10: m(1), 20: m(2), 30: m(3)}, ""},
+		{"the newest", 2, map[int64]message{20: m(2), 30: m(3)}, ""},
+		{"one is gone", 3, map[int64]message{10: m(1), 30: m(3)}, "room keeps //0 at 20, and room/ann/2 was stored"},
+		{"one is another", 2, map[int64]message{20: m(2), 30: m(1)}, "room keeps room/ann/1 at 30, and room/ann/3 was stored"},
+		{"one that nobody knows of", 5, map[int64]message{10: m(1), 20: m(2), 25: m(2), 30: m(3)}, "room keeps 4 messages, and 3 were stored"},
+	} {
+		if got := strings.Join(c.keeps("room", k.size, k.kept), "; "); got != k.want {
+			t.Errorf("%s: got %q, want %q", k.name, got, k.want)
+		}
 	}
 }

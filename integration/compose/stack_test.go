@@ -60,14 +60,14 @@ func (c container) well() bool {
 func newStack(t *testing.T, name string, files ...string) *stack {
 	t.Helper()
 	s := &stack{t: t, name: name, files: files, env: map[string]string{
-		"FAIRLEAD_PORT": freePort(t), "FAIRLEAD_NATS_PORT": freePort(t), // somebody may run the stack here
+		"FAIRLEAD_PORT": freePort(t), "FAIRLEAD_NATS_PORT": freePort(t), "FAIRLEAD_PROMETHEUS_PORT": freePort(t), // somebody may run the stack here
 	}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := s.try("logs", "--no-color", "--tail", "60") // for people: what there is of it
 			t.Log(out)
 		}
-		s.compose("down", "-v", "--timeout", "3", "--remove-orphans")
+		s.compose("--profile", "cluster", "--profile", "obs", "down", "-v", "--timeout", "3", "--remove-orphans")
 	})
 	return s
 }

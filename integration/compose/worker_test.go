@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,9 +17,9 @@ import (
 )
 
 const (
-	workPause = 100 * time.Millisecond // between publishes of a worker
+	workPause = 30 * time.Millisecond  // between publishes of a worker
 	taskPause = 200 * time.Millisecond // between tasks that are asked for
-	takePause = 50 * time.Millisecond  // between what is taken of a limit
+	takePause = 400 * time.Millisecond // between bursts that are taken of a limit
 	workTime  = 20 * time.Millisecond  // that a task takes
 )
 
@@ -27,6 +28,7 @@ const (
 type worker struct {
 	c    *crowd
 	name string
+	url  string
 	nc   *nats.Conn
 }
 
@@ -44,7 +46,7 @@ func (c *crowd) hire(name, url string) *worker {
 	if err != nil {
 		c.t.Fatalf("connect the worker %s: %v", name, err)
 	}
-	w := &worker{c: c, name: name, nc: nc}
+	w := &worker{c: c, name: name, url: url, nc: nc}
 	c.workers = append(c.workers, w)
 	if _, err := nc.QueueSubscribe("fl.task."+c.task(), "workers", w.work); err != nil {
 		c.t.Fatalf("%s serves tasks: %v", name, err)
@@ -106,7 +108,7 @@ func (w *worker) register() {
 
 // talk publishes to one room after the other.
 func (w *worker) talk(p *pace) {
-	for n := 1; p.next(w.c.ctx); n++ {
+	for n := 1; p.next(w.c); n++ {
 		// A worker waits for each acknowledgement; those of a topic are in order.
 		m := message{w.c.room(n % rooms), w.name, n}
 		m.Publisher = fmt.Sprintf("%s-%d", w.name, n%rooms)
@@ -137,7 +139,7 @@ func (w *worker) talk(p *pace) {
 
 // enqueue asks for tasks.
 func (w *worker) enqueue(p *pace) {
-	for n := 1; p.next(w.c.ctx); n++ {
+	for n := 1; p.next(w.c); n++ {
 		var got struct{ ID string }
 		key := fmt.Sprintf("%s-%d", w.name, n)
 		if w.request("fl.svc.tasks.enqueue", nil, fmt.Sprintf(`{"name":%q,"idempotencyKey":%q,"input":{"n":%d}}`, w.c.task(), key, n), &got) {
@@ -147,20 +149,27 @@ func (w *worker) enqueue(p *pace) {
 	}
 }
 
-// take takes from a limit, more often than it allows.
+// take takes from a limit, more often than it allows: many at a time, and both
+// workers at the same moments, so that whoever decides has to decide at once.
 func (w *worker) take(b *bucket, limit string) {
 	body := fmt.Sprintf(`{"policy":%q,"key":%q}`, limit, b.key)
 	for w.c.ctx.Err() == nil {
-		asked := time.Since(w.c.began)
-		var verdict struct {
-			Allowed bool
+		var burst sync.WaitGroup
+		for range takeBurst {
+			burst.Go(func() {
+				asked := time.Since(w.c.began)
+				var verdict struct {
+					Allowed bool
+				}
+				if err := w.ask("fl.svc.ratelimit.consume", nil, body, &verdict); err == nil {
+					b.note(take{asked, time.Since(w.c.began), verdict.Allowed})
+				} else {
+					w.c.failed("take", err)
+				}
+			})
 		}
-		if err := w.ask("fl.svc.ratelimit.consume", nil, body, &verdict); err == nil {
-			b.note(take{asked, time.Since(w.c.began), verdict.Allowed})
-		} else {
-			w.c.failed("take", err)
-		}
-		pause(w.c.ctx, takePause)
+		burst.Wait()
+		pause(w.c.ctx, takePause-time.Since(w.c.began)%takePause)
 	}
 }
 
@@ -188,6 +197,28 @@ func (w *worker) remembers(topic string) string {
 	return ""
 }
 
+// keptOf is how many of a room's messages deploy/rules.yaml has kept, and a page
+// holds at most.
+const keptOf = 1000
+
+// kept says how what the log of a topic has is other than what was stored.
+func (w *worker) kept(topic string) (wrong []string) {
+	var page struct {
+		Messages []struct {
+			Seq  int64
+			Data message
+		}
+	}
+	if err := w.ask("fl.svc.replay.since", nil, fmt.Sprintf(`{"topic":%q,"last":%d}`, topic, keptOf), &page); err != nil {
+		return []string{fmt.Sprintf("%s can't be read: %v", topic, err)}
+	}
+	kept := map[int64]message{}
+	for _, m := range page.Messages {
+		kept[m.Seq] = m.Data
+	}
+	return w.c.messages.keeps(topic, keptOf, kept)
+}
+
 // limit reads how much a limit allows.
 func (w *worker) limit(name string) (capacity int, refill float64) {
 	w.c.t.Helper()
@@ -210,12 +241,11 @@ func (c *crowd) employ(limit string) {
 	c.t.Helper()
 	c.workers[0].register()
 	capacity, refill := c.workers[0].limit(limit)
-	for i, w := range c.workers {
+	c.bucket = &bucket{key: c.run, capacity: capacity, refill: refill}
+	for _, w := range c.workers {
 		talk, enqueue := c.pace(workPause), c.pace(taskPause)
-		b := &bucket{key: fmt.Sprintf("%s-%d", c.run, i%2), capacity: capacity, refill: refill}
-		c.buckets = append(c.buckets, b)
-		c.all.Go(func() { w.talk(talk) })
-		c.all.Go(func() { w.enqueue(enqueue) })
-		c.all.Go(func() { w.take(b, limit) })
+		c.writes(func() { w.talk(talk) })
+		c.writes(func() { w.enqueue(enqueue) })
+		c.all.Go(func() { w.take(c.bucket, limit) })
 	}
 }
