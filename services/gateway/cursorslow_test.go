@@ -152,8 +152,12 @@ func TestCursorRollCall(t *testing.T) {
 	p.send(`{"op":"subscribe","id":2,"topic":"doc.1","cursors":true}`)
 	p.expect(`{"id":2,"ok":{"topic":"doc.1"}}`)
 	p.send(`{"op":"cursor","id":3,"topic":"doc.1","data":1}`)
-	o.say("fl.cursor.doc.1", wire.CursorMessage{Moved: moves(5, "1", "ann", "bob")})
-	eventually(t, "three are there", func() bool { _, there := r.g.cursors.size(); return there == 3 })
+	// The gateway listens a moment after it has answered, and nobody here answers what it asks then.
+	eventually(t, "three are there", func() bool {
+		o.say("fl.cursor.doc.1", wire.CursorMessage{Moved: moves(5, "1", "ann", "bob")})
+		_, there := r.g.cursors.size()
+		return there == 3
+	})
 	whole := func() *wire.CursorMessage {
 		for {
 			if m, _ := o.hears(); m.Whole {
