@@ -88,6 +88,7 @@ func TestCursorsOfManyWhoAreBehind(t *testing.T) {
 		p.send(`{"op":"subscribe","id":2,"topic":"doc.1","cursors":true}`)
 		p.expect(`{"id":2,"ok":{"topic":"doc.1"}}`)
 	}
+	o.hears() // the question of a gateway that listens
 	o.say("fl.cursor.doc.1", wire.CursorMessage{Moved: manyCursors(watchers, "1")})
 	eventually(t, "the cursors are there", func() bool { _, there := r.g.cursors.size(); return there == watchers })
 	held := r.heldTopic(t, "doc.1", watchers)
