@@ -47,20 +47,11 @@ func (c *DemoCmd) Run(ctx context.Context, env *Env) error {
 	if err != nil {
 		return fmt.Errorf("which program is this: %w", err)
 	}
-	tel, err := telemetry.Start(ctx, telemetry.Config{LogLevel: cfg.LogLevel, LogFormat: cfg.LogFormat, ServiceName: "fairlead-demo", Version: version()})
+	tel, stop, err := startTelemetry(ctx, cfg, "fairlead-demo")
 	if err != nil {
 		return usage(err)
 	}
-	defer func() {
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), telemetryWait)
-		defer cancel()
-		if err := tel.Shutdown(bounded); err != nil {
-			tel.Log.Warn("telemetry shutdown", "err", err)
-		}
-	}()
-	for _, line := range unknownVariables(os.Environ()) {
-		tel.Log.Warn("unknown variable", "variable", line)
-	}
+	defer stop()
 	natsConfig := cfg.NATS.bus()
 	natsConfig.Name, natsConfig.InboxPrefix = "fairlead demo", cfg.NATS.InboxPrefix
 	nc, err := bus.Connect(ctx, natsConfig, demoHooks(tel.Log))

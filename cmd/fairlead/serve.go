@@ -52,13 +52,32 @@ func (p process) name() string {
 // telemetryWait bounds how long the last spans and metrics may take to leave.
 const telemetryWait = 3 * time.Second
 
+// startTelemetry starts the log, metrics and traces of a process, and warns of
+// variables that nobody reads. stop sends what is left.
+func startTelemetry(ctx context.Context, cfg *config, service string) (tel *telemetry.Telemetry, stop func(), err error) {
+	tel, err = telemetry.Start(ctx, telemetry.Config{LogLevel: cfg.LogLevel, LogFormat: cfg.LogFormat, ServiceName: service, Version: version()})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, line := range unknownVariables(os.Environ()) {
+		tel.Log.Warn("unknown variable", "variable", line)
+	}
+	return tel, func() {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), telemetryWait)
+		defer cancel()
+		if err := tel.Shutdown(bounded); err != nil {
+			tel.Log.Warn("telemetry shutdown", "err", err)
+		}
+	}, nil
+}
+
 // tasksGC is GOGC of a process that runs tasks and serves no connections.
 const tasksGC = 400
 
 // collectLess has the garbage of a process that runs tasks collected less often. It
-// keeps a few megabytes and makes a hundred a second: with Go's default a collection
-// would be due many times a second, and each takes a share of all cores. Who sets
-// GOGC has the last word, and so has a memory limit.
+// keeps little and makes much: with Go's default a collection is due again and again,
+// and each takes a share of all cores. Who sets GOGC has the last word, and so has a
+// memory limit.
 func collectLess(p process) {
 	if _, set := os.LookupEnv("GOGC"); p.tasks && !p.gateway && !set {
 		debug.SetGCPercent(tasksGC)
@@ -68,24 +87,13 @@ func collectLess(p process) {
 // serve runs services and what is around them until ctx is done. The gateway
 // ends first: its clients may need the others until the last one has left.
 func serve(ctx context.Context, env *Env, cfg *config, p process) error {
-	tel, err := telemetry.Start(ctx, telemetry.Config{
-		LogLevel: cfg.LogLevel, LogFormat: cfg.LogFormat, ServiceName: p.name(), Version: version(),
-	})
+	tel, stop, err := startTelemetry(ctx, cfg, p.name())
 	if err != nil {
 		return usage(err)
 	}
-	defer func() {
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), telemetryWait)
-		defer cancel()
-		if err := tel.Shutdown(bounded); err != nil {
-			tel.Log.Warn("telemetry shutdown", "err", err)
-		}
-	}()
+	defer stop()
 	log := tel.Log
 	collectLess(p)
-	for _, line := range unknownVariables(os.Environ()) {
-		log.Warn("unknown variable", "variable", line)
-	}
 	if p.off != "" {
 		log.Info(p.off)
 	}
